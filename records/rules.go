@@ -1,0 +1,171 @@
+package records
+
+import (
+	"fmt"
+	"regexp"
+	"time"
+)
+
+// View is the present state, as the rules need it. Inside the ledger's Do it is
+// that of the transaction.
+type View interface {
+	Now() time.Time // the transaction's one clock reading
+	// ClockBehind is the time by which the clock reads earlier than the last
+	// event or the program's build; 0 when it does not.
+	ClockBehind() time.Duration
+	Unit(UnitID) (Unit, error)                     // the zero Unit if there is none
+	Order(id string) (Order, error)                // the zero Order if there is none
+	Owner(space Space, name string) (int64, error) // 0 if nobody
+}
+
+// CheckOrder refuses an order under which nothing may be made now.
+func CheckOrder(v View, id string) (Order, error) {
+	o, err := v.Order(id)
+	if err != nil {
+		return o, err
+	}
+	switch {
+	case o.ID == "":
+		return o, &Refusal{Code: "order-unknown", Sentence: fmt.Sprintf("There is no order %q.", id),
+			Next: "Open it with 'station order open FILE', or pick one from 'station order list'."}
+	case o.Closed:
+		return o, &Refusal{Code: "order-closed", Sentence: fmt.Sprintf("Order %s is closed.", id),
+			Next: "Pick an open order."}
+	case o.Expired(v.Now()):
+		return o, &Refusal{Code: "order-expired", Sentence: fmt.Sprintf("Order %s was valid until %s.", id, o.ValidUntil.Format(time.RFC3339)),
+			Next: "Ask for a new order."}
+	}
+	return o, nil
+}
+
+// Admit decides whether the board with these hardware IDs may start a passage,
+// and which unit it is (the zero Unit: a new one). blank says that the place for
+// its identity is erased.
+func Admit(v View, hw []HardwareID, blank bool) (Unit, error) {
+	var id UnitID
+	for _, h := range hw {
+		owner, err := v.Owner(HardwareSpace, HardwareName(h))
+		if err != nil {
+			return Unit{}, err
+		}
+		if owner == 0 {
+			continue
+		}
+		if id != 0 && id != UnitID(owner) {
+			return Unit{}, &Refusal{Code: "board-mixed",
+				Sentence: fmt.Sprintf("The board's hardware IDs belong to two units, %s and %s.", id, UnitID(owner)),
+				Next:     "Set the board aside and call the process engineer."}
+		}
+		id = UnitID(owner)
+	}
+	if id == 0 {
+		if !blank {
+			return Unit{}, &Refusal{Code: "board-not-blank",
+				Sentence: "The board is new here, but the place for its identity is not empty.",
+				Next:     "Set the board aside; erase that partition if the board is known to be unused."}
+		}
+		return Unit{}, nil
+	}
+	u, err := v.Unit(id)
+	if err != nil {
+		return Unit{}, err
+	}
+	for _, was := range u.Hardware {
+		for _, is := range hw {
+			if was.Kind == is.Kind && was.Value != is.Value {
+				return u, &Refusal{Code: "board-id-twice",
+					Sentence: fmt.Sprintf("The board shares a hardware ID with unit %s, but its %s is %s and not %s: two boards with one ID.", u.ID, is.Kind, is.Value, was.Value),
+					Next:     "Set the board aside and report the pair to the board's supplier."}
+			}
+		}
+	}
+	passage, err := v.Owner(BoardSpace, u.ID.String())
+	if err != nil {
+		return u, err
+	}
+	switch {
+	case passage != 0:
+		return u, &Refusal{Code: "board-in-two-slots",
+			Sentence: fmt.Sprintf("Unit %s is in another slot right now (passage %s): one board seen twice, or two boards with one hardware ID.", u.ID, PassageID(passage)),
+			Next:     "Leave the other board where it is, take this one out and set it aside."}
+	case u.State == Released:
+		return u, &Refusal{Code: "board-released",
+			Sentence: fmt.Sprintf("This board was released already, as %s (unit %s).", u.RegistrationID, u.ID),
+			Next:     "Take it out. If its label says something else, set it aside: two boards with one hardware ID."}
+	case !blank && u.Manifest == nil && u.State != Writing:
+		return u, &Refusal{Code: "board-not-blank",
+			Sentence: fmt.Sprintf("Nothing was written to unit %s yet, but the place for its identity is not empty.", u.ID),
+			Next:     "Set the board aside; erase that partition if the board is known to be unused."}
+	}
+	return u, nil
+}
+
+// The form of a registration ID that every service and client accepts: the
+// strict intersection of the DPS documentation and its specification text.
+var registrationID = regexp.MustCompile(`^[a-z0-9]([a-z0-9._:-]{0,126}[a-z0-9])?$`)
+
+// maxCommonName is X.520's ub-common-name; a registration ID is a leaf's CN.
+const maxCommonName = 64
+
+// Claim decides which identity the unit gets: its own if it has a claim, else
+// the order's next. The second result says that the claim is new.
+func Claim(v View, u Unit, order string) (IdentityClaimed, bool, error) {
+	if u.State != Seen {
+		if u.Order != order {
+			return IdentityClaimed{}, false, &Refusal{Code: "board-other-order",
+				Sentence: fmt.Sprintf("Unit %s holds %s of order %s.", u.ID, u.RegistrationID, u.Order),
+				Next:     fmt.Sprintf("Finish it under order %s.", u.Order)}
+		}
+		return IdentityClaimed{Customer: u.Customer, Number: u.Number, Serial: u.Serial, RegistrationID: u.RegistrationID,
+			RegistrationURL: u.RegistrationURL, IDScope: u.IDScope, Attestation: u.Attestation}, false, nil
+	}
+	o, err := CheckOrder(v, order)
+	if err != nil {
+		return IdentityClaimed{}, false, err
+	}
+	if err := CheckClock(v); err != nil {
+		return IdentityClaimed{}, false, err
+	}
+	if o.Live >= o.Quota {
+		return IdentityClaimed{}, false, &Refusal{Code: "order-exhausted",
+			Sentence: fmt.Sprintf("All %d units of order %s are claimed.", o.Quota, o.ID),
+			Next:     "Take the board out and pick the next order."}
+	}
+	number := o.number()
+	serial := o.Serial(number)
+	c := IdentityClaimed{Customer: o.Customer, Number: number, Serial: serial,
+		RegistrationID:  o.RegistrationIDFor(serial, u.Hardware),
+		RegistrationURL: o.Terms.RegistrationURL, IDScope: o.Terms.IDScope, Attestation: o.Terms.Attestation}
+	switch {
+	case !registrationID.MatchString(c.RegistrationID):
+		return c, false, &Refusal{Code: "registration-id-invalid",
+			Sentence: fmt.Sprintf("%q cannot be a registration ID: 1 to 128 letters, digits and - . _ : with a letter or digit at both ends.", c.RegistrationID),
+			Next:     "Change registration_id in the product and open a new order."}
+	case c.Attestation == X509 && len(c.RegistrationID) > maxCommonName:
+		return c, false, &Refusal{Code: "registration-id-too-long",
+			Sentence: fmt.Sprintf("%q has %d characters; a certificate's common name takes %d.", c.RegistrationID, len(c.RegistrationID), maxCommonName),
+			Next:     "Shorten registration_id in the product and open a new order."}
+	}
+	for _, m := range claimMarks(o, u.ID, c.RegistrationID, c.Serial, c.Number, false) {
+		owner, err := v.Owner(m.Space, m.Name)
+		if err != nil {
+			return c, false, err
+		}
+		if owner != 0 {
+			return c, false, &Refusal{Code: string(m.Space) + "-taken",
+				Sentence: fmt.Sprintf("The %s %s belongs to unit %s.", m.Space, m.Name, UnitID(owner)),
+				Next:     "The orders' serial ranges overlap: close this order and open one with a free range."}
+		}
+	}
+	return c, true, nil
+}
+
+// CheckClock refuses to claim or issue while the clock is behind.
+func CheckClock(v View) error {
+	if behind := v.ClockBehind(); behind > 0 {
+		return &Refusal{Code: "clock-behind",
+			Sentence: fmt.Sprintf("The station's clock is %s behind its own history.", behind.Round(time.Second)),
+			Next:     "Set the clock, then put the board back."}
+	}
+	return nil
+}

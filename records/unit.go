@@ -1,0 +1,251 @@
+package records
+
+import (
+	"fmt"
+	"strings"
+)
+
+// UnitState is how far a unit has come.
+type UnitState string
+
+const (
+	Seen     UnitState = "seen"     // identified, owns nothing
+	Claimed  UnitState = "claimed"  // owns a registration ID, a serial, one of the quota
+	Keyed    UnitState = "keyed"    // a sealed secret waits for it
+	Issued   UnitState = "issued"   // a certificate was issued for it
+	Writing  UnitState = "writing"  // the identity may be on it
+	Verified UnitState = "verified" // the identity was found on it
+	Passed   UnitState = "passed"
+	Released UnitState = "released" // left the line
+)
+
+// Enrollment states of a released unit.
+const (
+	EnrollmentDue     = "due"
+	EnrollmentDone    = "accepted"
+	EnrollmentRefused = "rejected"
+)
+
+// Unit is everything the events say about one device. It is the fold of the
+// unit's events by ApplyUnit and nothing else.
+type Unit struct {
+	ID       UnitID       `json:"id"`
+	State    UnitState    `json:"state"`
+	Family   string       `json:"family"`
+	Chip     string       `json:"chip"`
+	Hardware []HardwareID `json:"hardware"`
+
+	// Passage is the open passage, 0 if none.
+	Passage PassageID `json:"passage,omitempty"`
+	Verdict Verdict   `json:"verdict,omitempty"` // of the last closed passage
+
+	Order           string `json:"order,omitempty"`
+	Customer        string `json:"customer,omitempty"`
+	Number          int    `json:"number,omitempty"`
+	Serial          string `json:"serial,omitempty"`
+	RegistrationID  string `json:"registration_id,omitempty"`
+	RegistrationURL string `json:"registration_url,omitempty"`
+	IDScope         string `json:"id_scope,omitempty"`
+	Attestation     string `json:"attestation,omitempty"`
+
+	Secret *SecretSealed      `json:"secret,omitempty"`      // the live sealed secret
+	Cert   *CertificateIssued `json:"certificate,omitempty"` // the live certificate
+
+	// Manifest is that of the newest write.begun; nil when nothing of the live
+	// secret material can be on the device.
+	Manifest []Item `json:"manifest,omitempty"`
+
+	Enrollment string `json:"enrollment,omitempty"`
+	LastSeq    int64  `json:"last_seq"`
+}
+
+// ApplyUnit is the fold of a unit's events: the state after e. It returns an
+// error, and the state unchanged, for an event that cannot follow: the ledger
+// refuses to write such an event and replay reports it. It must never be handed
+// an event of another unit.
+func ApplyUnit(u Unit, e Event) (Unit, error) {
+	b, err := e.Body()
+	if err != nil {
+		return u, err
+	}
+	next, err := applyUnit(u, e, b)
+	if err != nil {
+		return u, fmt.Errorf("applying event %d (%s) to unit %s in state %q: %w", e.Seq, e.Kind, e.Unit, u.State, err)
+	}
+	next.LastSeq = e.Seq
+	return next, nil
+}
+
+func applyUnit(u Unit, e Event, b Body) (Unit, error) {
+	in := func(states ...UnitState) error {
+		for _, s := range states {
+			if u.State == s {
+				return nil
+			}
+		}
+		return fmt.Errorf("this cannot follow")
+	}
+	switch b := b.(type) {
+	case UnitIdentified:
+		if u.ID != 0 && u.Passage != 0 {
+			return u, fmt.Errorf("passage %s is still open", u.Passage)
+		}
+		if u.ID == 0 {
+			u.ID, u.State = e.Unit, Seen
+		}
+		u.Family, u.Chip, u.Hardware, u.Passage = b.Family, b.Chip, b.Hardware, e.Passage
+		return u, nil
+
+	case UnitRefused, UnitFailed:
+		return u, in(Seen, Claimed, Keyed, Issued, Writing, Verified, Passed, Released)
+
+	case PassageClosed:
+		if u.Passage != e.Passage {
+			return u, fmt.Errorf("the open passage is %s", u.Passage)
+		}
+		u.Passage, u.Verdict = 0, b.Verdict
+		return u, nil
+
+	case IdentityClaimed:
+		if err := in(Seen); err != nil {
+			return u, err
+		}
+		u.State, u.Order = Claimed, e.Order
+		u.Customer, u.Number, u.Serial = b.Customer, b.Number, b.Serial
+		u.RegistrationID, u.RegistrationURL = b.RegistrationID, b.RegistrationURL
+		u.IDScope, u.Attestation = b.IDScope, b.Attestation
+		return u, nil
+
+	case IdentityReleased:
+		if err := in(Claimed); err != nil {
+			return u, err
+		}
+		return Unit{ID: u.ID, State: Seen, Family: u.Family, Chip: u.Chip, Hardware: u.Hardware,
+			Passage: u.Passage, Verdict: u.Verdict}, nil
+
+	case SecretSealed:
+		if err := in(Claimed, Writing); err != nil {
+			return u, err
+		}
+		if u.Attestation != SymmetricKey || u.Secret != nil {
+			return u, fmt.Errorf("no secret is wanted")
+		}
+		u.Secret, u.State, u.Manifest = &b, Keyed, nil
+		return u, nil
+
+	case SecretDestroyed:
+		if err := in(Writing, Verified); err != nil {
+			return u, err
+		}
+		if u.Secret == nil || u.Secret.Ref != b.Ref {
+			return u, fmt.Errorf("secret %s is not the live one", b.Ref)
+		}
+		u.Secret, u.State = nil, Writing
+		return u, nil
+
+	case CertificateIssued:
+		if err := in(Claimed, Writing); err != nil {
+			return u, err
+		}
+		if u.Attestation != X509 || u.Cert != nil {
+			return u, fmt.Errorf("no certificate is wanted")
+		}
+		u.Cert, u.State, u.Manifest = &b, Issued, nil
+		return u, nil
+
+	case CertificateVoided:
+		if err := in(Issued, Writing, Verified); err != nil {
+			return u, err
+		}
+		if u.Cert == nil || u.Cert.Serial != b.Serial {
+			return u, fmt.Errorf("certificate %s is not the live one", b.Serial)
+		}
+		u.Cert = nil
+		if u.State == Issued {
+			u.State = Claimed
+		} else {
+			u.State = Writing
+		}
+		return u, nil
+
+	case WriteBegun:
+		if err := in(Keyed, Issued, Writing, Verified); err != nil {
+			return u, err
+		}
+		if u.Secret == nil && u.Cert == nil {
+			return u, fmt.Errorf("there is no live secret or certificate to write")
+		}
+		u.State, u.Manifest = Writing, b.Manifest
+		return u, nil
+
+	case UnitVerified:
+		if err := in(Writing, Verified, Passed); err != nil {
+			return u, err
+		}
+		if missing := missingItems(u.Manifest, b.Found); missing != "" {
+			return u, fmt.Errorf("%s was not found on the device", missing)
+		}
+		if u.State == Writing {
+			u.State = Verified
+		}
+		return u, nil
+
+	case UnitPassed:
+		if err := in(Verified); err != nil {
+			return u, err
+		}
+		u.State = Passed
+		return u, nil
+
+	case UnitReleased:
+		if err := in(Passed); err != nil {
+			return u, err
+		}
+		if b.RegistrationID != u.RegistrationID {
+			return u, fmt.Errorf("its registration ID is %s", u.RegistrationID)
+		}
+		u.State, u.Enrollment = Released, EnrollmentDue
+		return u, nil
+
+	case EnrollmentAccepted:
+		if err := in(Released); err != nil {
+			return u, err
+		}
+		if u.Enrollment == EnrollmentDone || b.RegistrationID != u.RegistrationID {
+			return u, fmt.Errorf("no enrollment of %s is due", b.RegistrationID)
+		}
+		u.Enrollment = EnrollmentDone
+		return u, nil
+
+	case EnrollmentRejected:
+		if err := in(Released); err != nil {
+			return u, err
+		}
+		if u.Enrollment == EnrollmentDone || b.RegistrationID != u.RegistrationID {
+			return u, fmt.Errorf("no enrollment of %s is due", b.RegistrationID)
+		}
+		u.Enrollment = EnrollmentRefused
+		return u, nil
+	}
+	return u, fmt.Errorf("this is not about a unit")
+}
+
+// missingItems names those of want that found does not hold; an empty want is
+// "anything at all", because a unit that nothing was written to has not been
+// verified.
+func missingItems(want, found []Item) string {
+	if len(want) == 0 {
+		return "anything at all"
+	}
+	has := make(map[string]string, len(found))
+	for _, it := range found {
+		has[it.Name] = it.SHA256
+	}
+	var missing []string
+	for _, it := range want {
+		if it.SHA256 == "" || has[it.Name] != it.SHA256 {
+			missing = append(missing, it.Name)
+		}
+	}
+	return strings.Join(missing, ", ")
+}

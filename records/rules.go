@@ -92,7 +92,7 @@ func Admit(v View, hw []HardwareID, blank bool) (Unit, error) {
 		return u, &Refusal{Code: "board-released",
 			Sentence: fmt.Sprintf("This board was released already, as %s (unit %s).", u.RegistrationID, u.ID),
 			Next:     "Take it out. If its label says something else, set it aside: two boards with one hardware ID."}
-	case !blank && u.Manifest == nil && u.State != Writing:
+	case !blank && !u.Touched:
 		return u, &Refusal{Code: "board-not-blank",
 			Sentence: fmt.Sprintf("Nothing was written to unit %s yet, but the place for its identity is not empty.", u.ID),
 			Next:     "Set the board aside; erase that partition if the board is known to be unused."}

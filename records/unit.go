@@ -51,6 +51,9 @@ type Unit struct {
 	Secret *SecretSealed      `json:"secret,omitempty"`      // the live sealed secret
 	Cert   *CertificateIssued `json:"certificate,omitempty"` // the live certificate
 
+	// Touched: a write has begun at some time, so that the device may hold an
+	// identity, the live one or an earlier one.
+	Touched bool `json:"touched,omitempty"`
 	// Manifest is that of the newest write.begun; nil when nothing of the live
 	// secret material can be on the device.
 	Manifest []Item `json:"manifest,omitempty"`
@@ -175,7 +178,7 @@ func applyUnit(u Unit, e Event, b Body) (Unit, error) {
 		if u.Secret == nil && u.Cert == nil {
 			return u, fmt.Errorf("there is no live secret or certificate to write")
 		}
-		u.State, u.Manifest = Writing, b.Manifest
+		u.State, u.Touched, u.Manifest = Writing, true, b.Manifest
 		return u, nil
 
 	case UnitVerified:

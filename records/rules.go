@@ -169,3 +169,20 @@ func CheckClock(v View) error {
 	}
 	return nil
 }
+
+// OpenOrder refuses an order whose ID was used before, or that has no time left.
+func OpenOrder(v View, o OrderOpened) error {
+	known, err := v.Order(o.ID)
+	if err != nil {
+		return err
+	}
+	switch {
+	case known.ID != "":
+		return &Refusal{Code: "order-exists", Sentence: fmt.Sprintf("There is an order %s already.", o.ID),
+			Next: "Give the new order an ID of its own."}
+	case v.Now().After(o.ValidUntil):
+		return &Refusal{Code: "order-expired", Sentence: fmt.Sprintf("Order %s was valid until %s.", o.ID, o.ValidUntil.Format(time.RFC3339)),
+			Next: "Correct valid_until."}
+	}
+	return nil
+}

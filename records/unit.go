@@ -48,6 +48,9 @@ type Unit struct {
 	IDScope         string `json:"id_scope,omitempty"`
 	Attestation     string `json:"attestation,omitempty"`
 
+	// Made: something was sealed or issued for it at some time; its claim can no
+	// longer be given back.
+	Made   bool               `json:"made,omitempty"`
 	Secret *SecretSealed      `json:"secret,omitempty"`      // the live sealed secret
 	Cert   *CertificateIssued `json:"certificate,omitempty"` // the live certificate
 
@@ -123,6 +126,9 @@ func applyUnit(u Unit, e Event, b Body) (Unit, error) {
 		if err := in(Claimed); err != nil {
 			return u, err
 		}
+		if u.Made {
+			return u, fmt.Errorf("something was made for it already")
+		}
 		return Unit{ID: u.ID, State: Seen, Family: u.Family, Chip: u.Chip, Hardware: u.Hardware,
 			Passage: u.Passage, Verdict: u.Verdict}, nil
 
@@ -133,7 +139,7 @@ func applyUnit(u Unit, e Event, b Body) (Unit, error) {
 		if u.Attestation != SymmetricKey || u.Secret != nil {
 			return u, fmt.Errorf("no secret is wanted")
 		}
-		u.Secret, u.State, u.Manifest = &b, Keyed, nil
+		u.Secret, u.Made, u.State, u.Manifest = &b, true, Keyed, nil
 		return u, nil
 
 	case SecretDestroyed:
@@ -153,7 +159,7 @@ func applyUnit(u Unit, e Event, b Body) (Unit, error) {
 		if u.Attestation != X509 || u.Cert != nil {
 			return u, fmt.Errorf("no certificate is wanted")
 		}
-		u.Cert, u.State, u.Manifest = &b, Issued, nil
+		u.Cert, u.Made, u.State, u.Manifest = &b, true, Issued, nil
 		return u, nil
 
 	case CertificateVoided:

@@ -1,0 +1,345 @@
+package batch
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"iter"
+	"os"
+	"path/filepath"
+	"time"
+
+	"nameplate/records"
+)
+
+// Input is what a batch is made from.
+type Input struct {
+	Dir        string // the batch folder; it must not exist, or be empty
+	Station    string
+	Customer   string
+	Orders     []records.Order                // all orders that units may be of
+	Units      iter.Seq2[records.Unit, error] // released units of this customer
+	CAs        []byte                         // PEM: issuing CAs and roots of the chains; nil without x509 units
+	Checkpoint []byte                         // signed note over the ledger
+	Key        ed25519.PrivateKey             // the station key
+	QuotaLevel string                         // QuotaFile
+	Time       time.Time
+}
+
+// Result is what the ledger records of a batch.
+type Result struct {
+	ManifestSHA256 string // of manifest.jws
+	Units          int
+}
+
+// Write makes the folder in.Dir, whole or not at all: the files are written and
+// synced in a folder beside it, which then gets the name. Units are streamed;
+// memory does not grow with their number.
+func Write(ctx context.Context, in Input) (Result, error) {
+	if err := free(in.Dir); err != nil {
+		return Result{}, err
+	}
+	cas, err := parseCAs(in.CAs)
+	if err != nil {
+		return Result{}, fmt.Errorf("reading CA certificates: %w", err)
+	}
+	parent := filepath.Dir(filepath.Clean(in.Dir))
+	temp, err := os.MkdirTemp(parent, ".batch-*")
+	if err != nil {
+		return Result{}, fmt.Errorf("making batch folder: %w", err)
+	}
+	// If we stop before the rename, the folder with the dot stays behind and
+	// nothing reads it; the export is simply made again.
+	defer os.RemoveAll(temp)
+	// A batch is there to be given away; MkdirTemp makes a private folder.
+	if err := os.Chmod(temp, 0o755); err != nil {
+		return Result{}, fmt.Errorf("opening batch folder to readers: %w", err)
+	}
+	w := &writer{in: in, cas: cas, dir: temp, orders: make(map[string]*Order, len(in.Orders))}
+	for _, o := range in.Orders {
+		w.orders[o.ID] = &Order{ID: o.ID, Product: o.Product, ProductSHA256: o.ProductSHA256, Quota: o.Quota}
+	}
+	result, err := w.run(ctx)
+	if err != nil {
+		return Result{}, err
+	}
+	if err := syncDir(temp); err != nil {
+		return Result{}, err
+	}
+	if err := os.Rename(temp, in.Dir); err != nil {
+		return Result{}, fmt.Errorf("naming batch folder: %w", err)
+	}
+	return result, syncDir(parent)
+}
+
+// free refuses a folder that holds something.
+func free(dir string) error {
+	entries, err := os.ReadDir(dir)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return nil
+	case err != nil:
+		return fmt.Errorf("looking for batch folder: %w", err)
+	case len(entries) > 0:
+		return &records.Refusal{Code: "batch-exists",
+			Sentence: fmt.Sprintf("The folder %s is not empty.", dir),
+			Next:     "Name a new folder; the same units may be exported again."}
+	}
+	return nil
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return fmt.Errorf("opening folder to sync it: %w", err)
+	}
+	defer d.Close()
+	if err := d.Sync(); err != nil {
+		return fmt.Errorf("syncing folder %s: %w", dir, err)
+	}
+	return nil
+}
+
+type writer struct {
+	in     Input
+	cas    authorities
+	dir    string
+	orders map[string]*Order
+}
+
+func (w *writer) run(ctx context.Context) (Result, error) {
+	m := Manifest{Format: Format, Station: w.in.Station, Customer: w.in.Customer,
+		Time: w.in.Time.UTC().Truncate(time.Second), QuotaLevel: w.in.QuotaLevel,
+		Orders: []Order{}, Roots: w.cas.rootDigests(), Checkpoint: string(w.in.Checkpoint)}
+
+	var err error
+	if m.Units, m.Files, err = w.rows(ctx); err != nil {
+		return Result{}, err
+	}
+	if m.Units == 0 {
+		return Result{}, &records.Refusal{Code: "batch-empty",
+			Sentence: "There is no released unit to export.",
+			Next:     "Check the order's name and that its units were released: 'station unit list'."}
+	}
+	for _, small := range []struct {
+		name string
+		data []byte
+		rows int
+	}{{CAFile, w.in.CAs, w.cas.count}, {CheckpointFile, w.in.Checkpoint, 0}} {
+		f, err := w.whole(small.name, small.data)
+		if err != nil {
+			return Result{}, err
+		}
+		f.Rows = small.rows
+		m.Files = append(m.Files, f)
+	}
+	for _, o := range w.in.Orders {
+		if made := w.orders[o.ID]; made.Units > 0 {
+			m.Orders = append(m.Orders, *made)
+		}
+	}
+	signed, err := signManifest(m, w.in.Key)
+	if err != nil {
+		return Result{}, err
+	}
+	f, err := w.whole(ManifestFile, signed)
+	return Result{ManifestSHA256: f.SHA256, Units: m.Units}, err
+}
+
+// rows streams the units into the three files that grow with their number.
+func (w *writer) rows(ctx context.Context) (int, []File, error) {
+	var outs [3]*out
+	for i, name := range []string{CSVFile, JSONLFile, ChainsFile} {
+		o, err := create(w.dir, name)
+		if err != nil {
+			return 0, nil, err
+		}
+		defer o.f.Close() // again after finish: harmless
+		outs[i] = o
+	}
+	sheet, lines, chains := outs[0], outs[1], outs[2]
+
+	sheet.Write(csvLine(header))
+	units := 0
+	for u, err := range w.in.Units {
+		if err != nil {
+			return 0, nil, fmt.Errorf("reading units: %w", err)
+		}
+		if err := ctx.Err(); err != nil {
+			return 0, nil, fmt.Errorf("writing batch: %w", err)
+		}
+		if err := w.admit(u); err != nil {
+			return 0, nil, err
+		}
+		row, leaf, err := rowOf(u)
+		if err != nil {
+			return 0, nil, fmt.Errorf("writing batch: %w", err)
+		}
+		line, err := row.jsonLine()
+		if err != nil {
+			return 0, nil, err
+		}
+		sheet.Write(csvLine(row.fields()))
+		lines.Write(line)
+		sheet.rows++
+		lines.rows++
+		if leaf != nil {
+			cert, err := x509.ParseCertificate(leaf)
+			if err != nil {
+				return 0, nil, fmt.Errorf("reading certificate of unit %s: %w", u.ID, err)
+			}
+			issuing := w.cas.issuerOf(cert)
+			if issuing == nil {
+				return 0, nil, fmt.Errorf("unit %s has a certificate of an issuing CA that is not among those given", u.ID)
+			}
+			chains.Write(pemOf(leaf))
+			chains.Write(pemOf(issuing.Raw))
+			chains.rows += 2
+		}
+		units++
+	}
+	files := make([]File, 0, len(listed))
+	for _, o := range outs {
+		f, err := o.finish()
+		if err != nil {
+			return 0, nil, err
+		}
+		files = append(files, f)
+	}
+	return units, files, nil
+}
+
+// admit refuses a unit that is not the customer's to have.
+func (w *writer) admit(u records.Unit) error {
+	o := w.orders[u.Order]
+	switch {
+	case u.State != records.Released:
+		return fmt.Errorf("unit %s is %s, not released", u.ID, u.State)
+	case u.Customer != w.in.Customer:
+		return fmt.Errorf("unit %s belongs to customer %s", u.ID, u.Customer)
+	case o == nil:
+		return fmt.Errorf("unit %s is of order %s, which is not among those given", u.ID, u.Order)
+	}
+	o.Units++
+	return nil
+}
+
+// whole writes a file that is in memory already.
+func (w *writer) whole(name string, data []byte) (File, error) {
+	o, err := create(w.dir, name)
+	if err != nil {
+		return File{}, err
+	}
+	defer o.f.Close()
+	o.Write(data)
+	return o.finish()
+}
+
+// out is a file being written and described at once. The first error stays and
+// is told by finish.
+type out struct {
+	name string
+	f    *os.File
+	buf  *bufio.Writer
+	sum  hash.Hash
+	size int64
+	rows int
+}
+
+func create(dir, name string) (*out, error) {
+	f, err := os.OpenFile(filepath.Join(dir, name), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	if err != nil {
+		return nil, fmt.Errorf("creating %s: %w", name, err)
+	}
+	sum := sha256.New()
+	return &out{name: name, f: f, sum: sum, buf: bufio.NewWriterSize(io.MultiWriter(f, sum), 64<<10)}, nil
+}
+
+func (o *out) Write(b []byte) (int, error) {
+	o.size += int64(len(b))
+	return o.buf.Write(b)
+}
+
+func (o *out) finish() (File, error) {
+	if err := o.buf.Flush(); err != nil {
+		return File{}, fmt.Errorf("writing %s: %w", o.name, err)
+	}
+	if err := o.f.Sync(); err != nil {
+		return File{}, fmt.Errorf("syncing %s: %w", o.name, err)
+	}
+	if err := o.f.Close(); err != nil {
+		return File{}, fmt.Errorf("closing %s: %w", o.name, err)
+	}
+	return File{Name: o.name, SHA256: hex.EncodeToString(o.sum.Sum(nil)), Size: o.size, Rows: o.rows}, nil
+}
+
+func pemOf(der []byte) []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+}
+
+// authorities are the CA certificates of a batch.
+type authorities struct {
+	count   int
+	issuing []*x509.Certificate
+	roots   []*x509.Certificate
+}
+
+// parseCAs reads ca.pem: CA certificates, the self-signed ones being roots.
+func parseCAs(text []byte) (authorities, error) {
+	var a authorities
+	r := bufio.NewReaderSize(bytes.NewReader(text), maxPEM)
+	for {
+		der, err := nextCertificate(r)
+		if err == io.EOF {
+			return a, nil
+		}
+		if err != nil {
+			return a, err
+		}
+		cert, err := x509.ParseCertificate(der)
+		if err != nil {
+			return a, fmt.Errorf("certificate %d: %w", a.count+1, err)
+		}
+		if !cert.BasicConstraintsValid || !cert.IsCA {
+			return a, fmt.Errorf("certificate %d (%s) is not that of a CA", a.count+1, cert.Subject.CommonName)
+		}
+		if bytes.Equal(cert.RawSubject, cert.RawIssuer) {
+			if err := cert.CheckSignatureFrom(cert); err != nil {
+				return a, fmt.Errorf("certificate %d (%s) names itself as issuer: %w", a.count+1, cert.Subject.CommonName, err)
+			}
+			a.roots = append(a.roots, cert)
+		} else {
+			a.issuing = append(a.issuing, cert)
+		}
+		a.count++
+	}
+}
+
+// rootDigests is never nil: the manifest says [] and not null.
+func (a authorities) rootDigests() []string {
+	digests := make([]string, 0, len(a.roots))
+	for _, r := range a.roots {
+		digests = append(digests, digest(r.Raw))
+	}
+	return digests
+}
+
+// issuerOf finds the issuing CA by name and key identifier, as RFC 5280 §4.2.1.1
+// has it; nil if there is none.
+func (a authorities) issuerOf(leaf *x509.Certificate) *x509.Certificate {
+	for _, c := range a.issuing {
+		if bytes.Equal(c.RawSubject, leaf.RawIssuer) && bytes.Equal(c.SubjectKeyId, leaf.AuthorityKeyId) {
+			return c
+		}
+	}
+	return nil
+}

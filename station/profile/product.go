@@ -1,0 +1,272 @@
+package profile
+
+import (
+	"fmt"
+	"maps"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"nameplate/flasher"
+	"nameplate/records"
+)
+
+// Product is products/NAME.yaml: how one model gets its identity. An order
+// carries the file's bytes into the ledger, so that a later change of the file
+// touches no order that is open.
+type Product struct {
+	// Name is the file's name without .yaml.
+	Name string `yaml:"name"`
+	// Family is the device family: espressif.
+	Family string `yaml:"family"`
+	// Attestation is how the devices prove who they are: symmetricKey (a key of
+	// their own, random) or x509 (a certificate from the customer's CA).
+	Attestation string `yaml:"attestation"`
+	// Key says, for x509, where the private key is made: injected (at the
+	// station, kept in memory until it was found on the device). Chips that make
+	// their own key will say device. Not for symmetricKey.
+	Key string `yaml:"key,optional"`
+	// RegistrationID is the template of the registration ID: literal text with
+	// {serial} and {mac} (12 hexadecimal digits). It is lower-cased. At least one
+	// of the two must be in it, and it ends in at most 128 characters, 64 for
+	// x509.
+	RegistrationID string `yaml:"registration_id"`
+	// Device says which chip is expected and where it keeps its identity.
+	Device Device `yaml:"options"`
+	// Certificate describes the leaf; only for x509, and needed there.
+	Certificate Certificate `yaml:"certificate,optional"`
+	// Limits bound the steps of a passage.
+	Limits Limits `yaml:"limits,optional"`
+	// Lock is refused: fuses and read protection are not yet supported.
+	Lock Unsupported `yaml:"lock,optional"`
+	// Label is refused: printing is not yet supported.
+	Label Unsupported `yaml:"label,optional"`
+
+	src source
+}
+
+// Device says which chip is expected and where it keeps its identity.
+type Device struct {
+	// Chip is the chip that must be found, as the maker writes it: ESP32,
+	// ESP32-S3, ESP32-C3, … Any other board is refused.
+	Chip string `yaml:"chip"`
+	// Baud is the speed of the transfer. Default: the family's first speed.
+	Baud int `yaml:"baud,optional"`
+	// Store is where the device keeps its identity.
+	Store Store `yaml:"store"`
+}
+
+// Store is where and in what form the device keeps its identity.
+type Store struct {
+	// Format is nvs: the non-volatile storage of ESP-IDF.
+	Format string `yaml:"format"`
+	// Partition is the label of the partition in the device's own table. All of
+	// it is written anew. Default nvs.
+	Partition string `yaml:"partition,optional"`
+	// Namespace is the NVS namespace, 1 to 15 characters. Default identity.
+	Namespace string `yaml:"namespace,optional"`
+	// Keys are the NVS keys of the items, 1 to 15 characters each; those not
+	// given keep their defaults: registration_url: reg_url, id_scope: id_scope,
+	// registration_id: reg_id, symmetric_key: sym_key, certificate: cert,
+	// private_key: priv_key.
+	Keys map[string]string `yaml:"keys,optional"`
+}
+
+// Certificate describes the leaf.
+type Certificate struct {
+	// ValidDays is how long it is valid from the moment of issuing; the issuing
+	// CA must outlive it.
+	ValidDays int `yaml:"valid_days"`
+	// Organization is the subject's O; at most 64 characters. Optional.
+	Organization string `yaml:"organization,optional"`
+}
+
+// Limits bound the steps of a passage: when one is over, the step ends, the
+// verdict is ERROR and the slot is free again.
+type Limits struct {
+	// Identify covers entering download mode up to the partition table. Default
+	// 30s.
+	Identify time.Duration `yaml:"identify,optional"`
+	// Write covers one write of the store. Default 2m.
+	Write time.Duration `yaml:"write,optional"`
+	// Verify covers one read-back of the store. Default 1m.
+	Verify time.Duration `yaml:"verify,optional"`
+	// Passage covers everything; at least the sum of the others. Default 5m.
+	Passage time.Duration `yaml:"passage,optional"`
+}
+
+// defaultKeys leave room under NVS's limit of 15 characters.
+var defaultKeys = map[string]string{
+	flasher.ItemRegistrationURL: "reg_url",
+	flasher.ItemIDScope:         "id_scope",
+	flasher.ItemRegistrationID:  "reg_id",
+	flasher.ItemSymmetricKey:    "sym_key",
+	flasher.ItemCertificate:     "cert",
+	flasher.ItemPrivateKey:      "priv_key",
+}
+
+func newProduct() Product {
+	return Product{
+		Device: Device{Store: Store{Partition: "nvs", Namespace: "identity"}},
+		Limits: Limits{Identify: 30 * time.Second, Write: 2 * time.Minute, Verify: time.Minute, Passage: 5 * time.Minute},
+	}
+}
+
+func loadProduct(file string) (Product, Problems, error) {
+	p := newProduct()
+	d, err := decodeFile(file, &p)
+	if err != nil {
+		return p, nil, err
+	}
+	d.product(&p)
+	d.fileName(p.Name)
+	return p, d.problems, nil
+}
+
+// ParseProduct decodes a product file as an order.opened event carries it: the
+// passages of an open order follow those bytes, not today's file. name stands
+// in Problems.
+func ParseProduct(name string, raw []byte) (Product, error) {
+	p := newProduct()
+	d := decode(name, raw, &p)
+	d.product(&p)
+	return p, d.problems.orNil()
+}
+
+func (d *decoder) product(p *Product) {
+	p.src = d.source
+	d.name("name", p.Name)
+	d.oneOf("family", p.Family, "espressif")
+	d.oneOf("attestation", p.Attestation, records.SymmetricKey, records.X509)
+	d.attestation(*p)
+	d.template(p.RegistrationID)
+	d.device(p.Device)
+	d.limits(p.Limits)
+	keys := maps.Clone(defaultKeys)
+	maps.Copy(keys, p.Device.Store.Keys)
+	p.Device.Store.Keys = keys
+}
+
+func (d *decoder) attestation(p Product) {
+	_, key := d.lines["key"]
+	_, certificate := d.lines["certificate"]
+	switch p.Attestation {
+	case records.SymmetricKey:
+		if key {
+			d.bad("key", "key is only for attestation x509", "no such key", "remove it; a symmetric key is always made at the station")
+		}
+		if certificate {
+			d.bad("certificate", "certificate is only for attestation x509", "no such section", "remove it")
+		}
+	case records.X509:
+		switch {
+		case !key:
+			d.bad("key", "key is missing", "injected", "say where the private key is made: add key: injected")
+		case p.Key == "device":
+			d.bad("key", "chips of family espressif cannot yet make their own key here", "injected",
+				"use injected, or wait for a version that supports it")
+		default:
+			d.oneOf("key", p.Key, "injected")
+		}
+		if !certificate {
+			d.bad("certificate", "certificate is missing", "a section with valid_days", "add it")
+			return
+		}
+		d.between("certificate.valid_days", int64(p.Certificate.ValidDays), 1, 36500)
+		// X.520 ub-organization-name.
+		if o := p.Certificate.Organization; utf8.RuneCountInString(o) > 64 || strings.ContainsFunc(o, unicode.IsControl) {
+			d.bad("certificate.organization", "certificate.organization is too long or holds control characters", "at most 64 characters", "shorten it")
+		}
+	}
+}
+
+var placeholder = regexp.MustCompile(`\{[^{}]*\}|[{}]`)
+
+func (d *decoder) template(t string) {
+	found := placeholder.FindAllString(t, -1)
+	for _, f := range found {
+		if f != "{serial}" && f != "{mac}" {
+			d.bad("registration_id", fmt.Sprintf("registration_id holds %s", f), "{serial} and {mac} only", "correct the template")
+		}
+	}
+	if len(found) == 0 {
+		d.bad("registration_id", fmt.Sprintf("registration_id %q is the same for every unit", t), "{serial} or {mac} in it", "add one of them")
+	}
+}
+
+// The labels and keys of ESP-IDF: printable ASCII; 16 bytes for a partition's
+// label, 15 for an NVS namespace or key (the 16th is a NUL).
+var labelForm, nvsForm = regexp.MustCompile(`^[!-~]{1,16}$`), regexp.MustCompile(`^[!-~]{1,15}$`)
+
+var chipForm = regexp.MustCompile(`^ESP[0-9]+(-[A-Z][0-9A-Z]*)?$`)
+
+func (d *decoder) device(o Device) {
+	if !chipForm.MatchString(o.Chip) {
+		d.bad("options.chip", fmt.Sprintf("options.chip is %q", o.Chip), "a chip as the maker writes it, such as ESP32-C3", "correct the value")
+	}
+	if _, given := d.lines["options.baud"]; given {
+		d.between("options.baud", int64(o.Baud), 9600, 3_000_000)
+	}
+	s := o.Store
+	d.oneOf("options.store.format", s.Format, "nvs")
+	if !labelForm.MatchString(s.Partition) {
+		d.bad("options.store.partition", fmt.Sprintf("options.store.partition is %q", s.Partition), "1 to 16 printable characters", "write the label from the device's partition table")
+	}
+	const rule = "1 to 15 printable characters without spaces"
+	if !nvsForm.MatchString(s.Namespace) {
+		d.bad("options.store.namespace", fmt.Sprintf("options.store.namespace is %q", s.Namespace), rule, "correct the value")
+	}
+	items := slices.Sorted(maps.Keys(defaultKeys))
+	used := map[string]string{}
+	for _, item := range items {
+		key, given := s.Keys[item]
+		if !given {
+			key = defaultKeys[item]
+		}
+		if other, twice := used[key]; twice {
+			at := "options.store.keys." + item
+			if !given {
+				at = "options.store.keys." + other
+			}
+			d.bad(at, fmt.Sprintf("key %q is that of %s and of %s", key, other, item), "a key of its own for each item", "change one of them")
+		}
+		used[key] = item
+	}
+	for _, item := range slices.Sorted(maps.Keys(s.Keys)) {
+		at := "options.store.keys." + item
+		switch {
+		case !slices.Contains(items, item):
+			d.bad(at, fmt.Sprintf("%q is no item of an identity", item), "one of "+strings.Join(items, ", "), "correct the name")
+		case !nvsForm.MatchString(s.Keys[item]):
+			d.bad(at, fmt.Sprintf("%s is %q", at, s.Keys[item]), rule, "correct the value")
+		}
+	}
+}
+
+func (d *decoder) limits(l Limits) {
+	const longest = time.Hour // a slot that is stuck for longer is a lost shift
+	legal := true
+	for _, x := range []struct {
+		at string
+		d  time.Duration
+	}{{"limits.identify", l.Identify}, {"limits.write", l.Write}, {"limits.verify", l.Verify}, {"limits.passage", l.Passage}} {
+		if x.d < time.Second || x.d > longest {
+			d.bad(x.at, fmt.Sprintf("%s is %s", x.at, x.d), "a duration from 1s to 1h", "correct the value")
+			legal = false
+		}
+	}
+	if sum := l.Identify + l.Write + l.Verify; legal && l.Passage < sum {
+		d.bad("limits.passage", fmt.Sprintf("limits.passage is %s", l.Passage),
+			fmt.Sprintf("at least the sum of identify, write and verify (%s)", sum), "raise it, or lower one of them")
+	}
+}
+
+// Options is what the device family needs to know.
+func (p Product) Options() flasher.Options {
+	s := p.Device.Store
+	return flasher.Options{Chip: p.Device.Chip, Baud: p.Device.Baud,
+		Store: flasher.Store{Format: s.Format, Partition: s.Partition, Namespace: s.Namespace, Keys: maps.Clone(s.Keys)}}
+}

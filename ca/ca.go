@@ -1,6 +1,7 @@
 // Package ca is the vocabulary of issuing: what is asked, what is issued, why
-// not. The rooms below do the work: authority signs, groupkey derives device
-// keys, seal keeps secrets at rest.
+// not, and the pure checks that anybody may repeat with nothing but the bytes.
+// The rooms below do the work: authority signs, groupkey derives device keys,
+// seal keeps secrets at rest.
 package ca
 
 import (
@@ -8,6 +9,10 @@ import (
 	"encoding/hex"
 	"time"
 )
+
+// Backdate is how far before the present a certificate's NotBefore is set, so
+// that a device whose clock is a little slow accepts its own certificate.
+const Backdate = 5 * time.Minute
 
 // Request asks one customer's issuing CA for a device certificate.
 type Request struct {
@@ -22,7 +27,7 @@ type Request struct {
 // Issued is a certificate that was checked after it was signed.
 type Issued struct {
 	DER       []byte
-	Chain     [][]byte // DER: issuing CA, root
+	Chain     [][]byte // DER: issuing CA, root; shared by all certificates of a customer, not to be changed
 	Serial    string   // lower-case hex, 32 digits
 	NotBefore time.Time
 	NotAfter  time.Time
@@ -38,7 +43,7 @@ func Digest(b []byte) string {
 
 // Refusal is a "no" that a person can act on.
 type Refusal struct {
-	Code     string // for machines, stable: "ca-locked"
+	Code     string // for machines, stable: "passphrase-wrong"
 	Sentence string // what is wrong
 	Next     string // what to do
 	Err      error  // the cause, for engineers; may be nil

@@ -26,11 +26,11 @@ const maxLine = 64 << 10
 
 // rowOf is what a customer learns of a released unit, and its leaf (nil without
 // a certificate).
-func rowOf(u records.Unit) (Row, []byte, error) {
+func rowOf(u records.Unit) (Row, *x509.Certificate, error) {
 	r := Row{Unit: u.ID.String(), RegistrationID: u.RegistrationID, IDScope: u.IDScope,
 		RegistrationURL: u.RegistrationURL, Attestation: u.Attestation, Order: u.Order, Serial: u.Serial,
 		Hardware: u.Hardware}
-	var leaf []byte
+	var leaf *x509.Certificate
 	switch u.Attestation {
 	case records.SymmetricKey:
 	case records.X509:
@@ -41,7 +41,7 @@ func rowOf(u records.Unit) (Row, []byte, error) {
 		if err != nil {
 			return r, nil, fmt.Errorf("reading certificate of unit %s: %w", u.ID, err)
 		}
-		r.Certificate, leaf = certificateOf(cert), u.Cert.DER
+		r.Certificate, leaf = certificateOf(cert), cert
 	default:
 		return r, nil, fmt.Errorf("unit %s has attestation %q, which this format does not know", u.ID, u.Attestation)
 	}

@@ -2,13 +2,10 @@ package batch
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"crypto/ed25519"
 	"crypto/sha256"
-	"crypto/x509"
 	"encoding/hex"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"hash"
@@ -193,15 +190,11 @@ func (w *writer) rows(ctx context.Context) (int, []File, error) {
 		sheet.rows++
 		lines.rows++
 		if leaf != nil {
-			cert, err := x509.ParseCertificate(leaf)
-			if err != nil {
-				return 0, nil, fmt.Errorf("reading certificate of unit %s: %w", u.ID, err)
-			}
-			issuing := w.cas.issuerOf(cert)
+			issuing := w.cas.issuerOf(leaf)
 			if issuing == nil {
 				return 0, nil, fmt.Errorf("unit %s has a certificate of an issuing CA that is not among those given", u.ID)
 			}
-			chains.Write(pemOf(leaf))
+			chains.Write(pemOf(leaf.Raw))
 			chains.Write(pemOf(issuing.Raw))
 			chains.rows += 2
 		}
@@ -280,66 +273,4 @@ func (o *out) finish() (File, error) {
 		return File{}, fmt.Errorf("closing %s: %w", o.name, err)
 	}
 	return File{Name: o.name, SHA256: hex.EncodeToString(o.sum.Sum(nil)), Size: o.size, Rows: o.rows}, nil
-}
-
-func pemOf(der []byte) []byte {
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
-}
-
-// authorities are the CA certificates of a batch.
-type authorities struct {
-	count   int
-	issuing []*x509.Certificate
-	roots   []*x509.Certificate
-}
-
-// parseCAs reads ca.pem: CA certificates, the self-signed ones being roots.
-func parseCAs(text []byte) (authorities, error) {
-	var a authorities
-	r := bufio.NewReaderSize(bytes.NewReader(text), maxPEM)
-	for {
-		der, err := nextCertificate(r)
-		if err == io.EOF {
-			return a, nil
-		}
-		if err != nil {
-			return a, err
-		}
-		cert, err := x509.ParseCertificate(der)
-		if err != nil {
-			return a, fmt.Errorf("certificate %d: %w", a.count+1, err)
-		}
-		if !cert.BasicConstraintsValid || !cert.IsCA {
-			return a, fmt.Errorf("certificate %d (%s) is not that of a CA", a.count+1, cert.Subject.CommonName)
-		}
-		if bytes.Equal(cert.RawSubject, cert.RawIssuer) {
-			if err := cert.CheckSignatureFrom(cert); err != nil {
-				return a, fmt.Errorf("certificate %d (%s) names itself as issuer: %w", a.count+1, cert.Subject.CommonName, err)
-			}
-			a.roots = append(a.roots, cert)
-		} else {
-			a.issuing = append(a.issuing, cert)
-		}
-		a.count++
-	}
-}
-
-// rootDigests is never nil: the manifest says [] and not null.
-func (a authorities) rootDigests() []string {
-	digests := make([]string, 0, len(a.roots))
-	for _, r := range a.roots {
-		digests = append(digests, digest(r.Raw))
-	}
-	return digests
-}
-
-// issuerOf finds the issuing CA by name and key identifier, as RFC 5280 §4.2.1.1
-// has it; nil if there is none.
-func (a authorities) issuerOf(leaf *x509.Certificate) *x509.Certificate {
-	for _, c := range a.issuing {
-		if bytes.Equal(c.RawSubject, leaf.RawIssuer) && bytes.Equal(c.SubjectKeyId, leaf.AuthorityKeyId) {
-			return c
-		}
-	}
-	return nil
 }

@@ -10,9 +10,10 @@ import (
 // formatting verb, encoder or logger shows it. Copies share one memory, so Wipe
 // on one wipes all.
 type Passphrase struct {
-	// A pointer, because package fmt prints unexported fields of an enclosing
-	// struct without asking our Format, but follows no pointer there.
-	secret *[]byte
+	// A function, because package fmt prints unexported fields of an enclosing
+	// struct without asking our Format, and in some verbs follows pointers there;
+	// of a function it knows only the address.
+	secret func() *[]byte
 }
 
 // NewPassphrase takes a copy of b without its one trailing line end, which
@@ -24,7 +25,7 @@ func NewPassphrase(b []byte) (Passphrase, error) {
 			Next: "Give a passphrase of one line."}
 	}
 	secret := bytes.Clone(b)
-	return Passphrase{&secret}, nil
+	return Passphrase{func() *[]byte { return &secret }}, nil
 }
 
 // Bytes is the secret itself, for the rooms that stretch it into a key; nil for
@@ -33,15 +34,15 @@ func (p Passphrase) Bytes() []byte {
 	if p.secret == nil {
 		return nil
 	}
-	return *p.secret
+	return *p.secret()
 }
 
 // Wipe overwrites the secret. Libraries that took it as a string keep theirs
 // until the garbage collector comes.
 func (p Passphrase) Wipe() {
 	if p.secret != nil {
-		clear(*p.secret)
-		*p.secret = nil
+		clear(*p.secret())
+		*p.secret() = nil
 	}
 }
 

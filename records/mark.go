@@ -48,6 +48,9 @@ func Marks(e Event, o Order) ([]Mark, error) {
 	unit := int64(e.Unit)
 	switch b := b.(type) {
 	case PassageOpened:
+		if int64(e.Passage) != e.Seq {
+			return nil, fmt.Errorf("event %d opens passage %s", e.Seq, e.Passage)
+		}
 		return []Mark{{Space: SlotSpace, Name: b.Slot, Owner: int64(e.Passage)}}, nil
 	case PassageClosed:
 		marks := []Mark{{Space: SlotSpace, Name: b.Slot, Owner: int64(e.Passage), Free: true}}

@@ -96,7 +96,13 @@ func applyUnit(u Unit, e Event, b Body) (Unit, error) {
 		if u.ID != 0 && u.Passage != 0 {
 			return u, fmt.Errorf("passage %s is still open", u.Passage)
 		}
+		if e.Passage == 0 {
+			return u, fmt.Errorf("it names no passage")
+		}
 		if u.ID == 0 {
+			if int64(e.Unit) != e.Seq {
+				return u, fmt.Errorf("the unit was never made known")
+			}
 			u.ID, u.State = e.Unit, Seen
 		}
 		u.Family, u.Chip, u.Hardware, u.Passage = b.Family, b.Chip, b.Hardware, e.Passage
@@ -106,7 +112,7 @@ func applyUnit(u Unit, e Event, b Body) (Unit, error) {
 		return u, in(Seen, Claimed, Keyed, Issued, Writing, Verified, Passed, Released)
 
 	case PassageClosed:
-		if u.Passage != e.Passage {
+		if e.Passage == 0 || u.Passage != e.Passage {
 			return u, fmt.Errorf("the open passage is %s", u.Passage)
 		}
 		u.Passage, u.Verdict = 0, b.Verdict
@@ -128,6 +134,9 @@ func applyUnit(u Unit, e Event, b Body) (Unit, error) {
 		}
 		if u.Made {
 			return u, fmt.Errorf("something was made for it already")
+		}
+		if e.Order != u.Order || b.RegistrationID != u.RegistrationID || b.Serial != u.Serial || b.Number != u.Number {
+			return u, fmt.Errorf("its claim is %s, serial %s, number %d of order %s", u.RegistrationID, u.Serial, u.Number, u.Order)
 		}
 		return Unit{ID: u.ID, State: Seen, Family: u.Family, Chip: u.Chip, Hardware: u.Hardware,
 			Passage: u.Passage, Verdict: u.Verdict}, nil
@@ -184,6 +193,9 @@ func applyUnit(u Unit, e Event, b Body) (Unit, error) {
 		if u.Secret == nil && u.Cert == nil {
 			return u, fmt.Errorf("there is no live secret or certificate to write")
 		}
+		if len(b.Manifest) == 0 {
+			return u, fmt.Errorf("its manifest is empty")
+		}
 		u.State, u.Touched, u.Manifest = Writing, true, b.Manifest
 		return u, nil
 
@@ -210,8 +222,8 @@ func applyUnit(u Unit, e Event, b Body) (Unit, error) {
 		if err := in(Passed); err != nil {
 			return u, err
 		}
-		if b.RegistrationID != u.RegistrationID {
-			return u, fmt.Errorf("its registration ID is %s", u.RegistrationID)
+		if e.Order != u.Order || b.RegistrationID != u.RegistrationID {
+			return u, fmt.Errorf("its registration ID is %s, of order %s", u.RegistrationID, u.Order)
 		}
 		u.State, u.Enrollment = Released, EnrollmentDue
 		return u, nil

@@ -13,7 +13,7 @@ import (
 // the same ones.
 type hashReader struct {
 	ctx    context.Context
-	q      queryer
+	l      *Ledger
 	blocks map[block][]tlog.Hash
 }
 
@@ -27,9 +27,10 @@ type block struct {
 const maxBlocks = 64
 
 // HashReader gives every hash of the tree that is complete at the present size,
-// for tlog.ProveRecord, tlog.ProveTree and tlog.TreeHash. It is for one goroutine.
+// for tlog.ProveRecord, tlog.ProveTree and tlog.TreeHash. It is for one
+// goroutine; make another for another.
 func (l *Ledger) HashReader(ctx context.Context) tlog.HashReader {
-	return &hashReader{ctx: ctx, q: l.read, blocks: map[block][]tlog.Hash{}}
+	return &hashReader{ctx: ctx, l: l, blocks: map[block][]tlog.Hash{}}
 }
 
 func (r *hashReader) ReadHashes(indexes []int64) ([]tlog.Hash, error) {
@@ -38,7 +39,7 @@ func (r *hashReader) ReadHashes(indexes []int64) ([]tlog.Hash, error) {
 		level, n := tlog.SplitStoredHashIndex(index)
 		h, err := r.hash(level, n)
 		if err != nil {
-			return nil, fmt.Errorf("reading hash %d of level %d: %w", n, level, err)
+			return nil, err
 		}
 		hashes[i] = h
 	}
@@ -57,7 +58,7 @@ func (r *hashReader) hash(level int, n int64) (tlog.Hash, error) {
 	}
 	row := append([]tlog.Hash(nil), stored[offset:offset+count]...)
 	for ; len(row) > 1; row = row[:len(row)/2] {
-		for i := 0; i < len(row)/2; i++ {
+		for i := range len(row) / 2 {
 			row[i] = tlog.NodeHash(row[2*i], row[2*i+1])
 		}
 	}
@@ -69,39 +70,36 @@ func (r *hashReader) read(b block, want int64) ([]tlog.Hash, error) {
 	if got := r.blocks[b]; int64(len(got)) >= want {
 		return got, nil
 	}
-	first, end := b.n<<tileHeight, (b.n+1)<<tileHeight
-	var rows *sql.Rows
-	var err error
+	query := "SELECT n, hash FROM tiles WHERE n >= ? AND n < ? AND level = ? ORDER BY n"
 	if b.level == 0 {
-		rows, err = r.q.QueryContext(r.ctx, "SELECT seq - 1, bytes FROM events WHERE seq > ? AND seq <= ? ORDER BY seq", first, end)
-	} else {
-		rows, err = r.q.QueryContext(r.ctx, "SELECT n, hash FROM tiles WHERE level = ? AND n >= ? AND n < ? ORDER BY n", b.level, first, end)
+		query = "SELECT seq - 1, bytes FROM events WHERE seq > ? AND seq <= ? AND 0 = ? ORDER BY seq"
 	}
-	if err != nil {
-		return nil, refuse("reading hashes", err)
-	}
-	defer rows.Close()
+	first, end := b.n<<tileHeight, (b.n+1)<<tileHeight
 	hashes := make([]tlog.Hash, 0, 1<<tileHeight)
-	for rows.Next() {
+	whole := true
+	err := r.l.each(r.ctx, "reading hashes", query, []any{first, end, b.level}, func(rows *sql.Rows) error {
 		var n int64
 		var bytes sql.RawBytes
 		if err := rows.Scan(&n, &bytes); err != nil {
-			return nil, fmt.Errorf("reading hashes: %w", err)
+			return err
 		}
-		if n != first+int64(len(hashes)) {
-			break // a gap: what comes after it is of no use
-		}
-		if b.level == 0 {
+		switch {
+		case !whole || n != first+int64(len(hashes)): // after a gap nothing is of use
+			whole = false
+		case b.level == 0:
 			hashes = append(hashes, tlog.RecordHash(bytes))
-		} else {
+		case len(bytes) == tlog.HashSize:
 			hashes = append(hashes, tlog.Hash(bytes))
+		default:
+			whole = false
 		}
-	}
-	if err := rows.Err(); err != nil {
-		return nil, refuse("reading hashes", err)
+		return nil
+	})
+	if err != nil {
+		return nil, err
 	}
 	if int64(len(hashes)) < want {
-		return nil, damaged(fmt.Sprintf("of the %d hashes from number %d of level %d only %d are there", want, first, b.level, len(hashes)))
+		return nil, damaged(fmt.Sprintf("of the hashes of level %d from number %d on, %d are wanted and %d are there", b.level, first, want, len(hashes)), nil)
 	}
 	if len(r.blocks) >= maxBlocks {
 		clear(r.blocks)

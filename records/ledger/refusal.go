@@ -60,9 +60,9 @@ func badStationName(name string) error {
 		Next: "Use 1 to 64 letters, digits and - . _ and begin with a letter or digit."}
 }
 
-func damaged(what string) error {
+func damaged(what string, cause error) error {
 	return &records.Refusal{Code: "ledger-damaged", Sentence: "The ledger is damaged: " + what + ".",
-		Next: "Stop using it, keep the file, run 'station replay', and restore the newest backup."}
+		Next: "Stop using it, keep the file, run 'station replay', and restore the newest backup.", Err: cause}
 }
 
 func readOnly() error {
@@ -99,8 +99,7 @@ func refuse(doing string, err error) error {
 		return &records.Refusal{Code: "ledger-busy", Sentence: "Another program keeps the ledger locked; nothing was recorded.",
 			Next: "Close other programs that have ledger.db open, then try again.", Err: cause}
 	case sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB:
-		return &records.Refusal{Code: "ledger-damaged", Sentence: "The ledger is damaged: SQLite cannot read it.",
-			Next: "Stop using it, keep the file, run 'station replay', and restore the newest backup.", Err: cause}
+		return damaged("SQLite cannot read it", cause)
 	case sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_AUTH:
 		return &records.Refusal{Code: "ledger-unreadable", Sentence: "The ledger's file cannot be opened as needed.",
 			Next: "Check the owner and the modes of the station's folder.", Err: cause}

@@ -10,8 +10,9 @@ import (
 // events by ApplyOrder and nothing else.
 type Order struct {
 	OrderOpened
-	Closed bool `json:"closed"`
-	Live   int  `json:"live"` // claims that were not given back; never above Quota
+	Seq    int64 `json:"seq"` // of the order.opened event
+	Closed bool  `json:"closed"`
+	Live   int   `json:"live"` // claims that were not given back; never above Quota
 	// Next is the number that the next claim gets when no given-back one waits.
 	Next     int   `json:"next"`
 	Free     []int `json:"free,omitempty"` // numbers given back, oldest first
@@ -38,20 +39,20 @@ func ApplyOrder(o Order, e Event) (Order, error) {
 	if err != nil {
 		return o, err
 	}
-	next, err := applyOrder(o, b)
+	next, err := applyOrder(o, e, b)
 	if err != nil {
 		return o, fmt.Errorf("applying event %d (%s) to order %s: %w", e.Seq, e.Kind, e.Order, err)
 	}
 	return next, nil
 }
 
-func applyOrder(o Order, b Body) (Order, error) {
+func applyOrder(o Order, e Event, b Body) (Order, error) {
 	if opened, ok := b.(OrderOpened); ok {
 		if o.ID != "" {
 			return o, fmt.Errorf("it is open already")
 		}
 		opened.ProductFile, opened.CustomerFile = nil, nil // they stay in the event; the state is written often
-		return Order{OrderOpened: opened, Next: 1}, nil
+		return Order{OrderOpened: opened, Seq: e.Seq, Next: 1}, nil
 	}
 	if o.ID == "" {
 		return o, fmt.Errorf("it was never opened")

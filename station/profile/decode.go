@@ -16,9 +16,9 @@ import (
 	"github.com/goccy/go-yaml/parser"
 )
 
-// maxFile bounds what is parsed: a hand-written file is a few kilobytes, and
-// the parser's work on hostile nesting grows faster than its input.
-const maxFile = 64 << 10
+// maxFile bounds what is parsed: a hand-written file is a few kilobytes, and the
+// parser's work on hostile nesting grows with the square of its input.
+const maxFile = 32 << 10
 
 // Unsupported is a section that this version knows and refuses, so that nobody
 // believes it had an effect.

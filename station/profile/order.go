@@ -50,15 +50,12 @@ const (
 	maxFormat = 128
 )
 
-// ParseOrder reads and checks an order's file. Whether its customer and product
+// ParseOrder decodes and checks an order's file; name stands in Problems. Whether its customer and product
 // exist, Resolve tells; whether it has expired or was opened before, the
 // ledger's rules.
-func ParseOrder(file string) (Order, error) {
+func ParseOrder(name string, raw []byte) (Order, error) {
 	o := Order{Serial: Serial{First: 1}}
-	d, err := decodeFile(file, &o)
-	if err != nil {
-		return Order{}, err
-	}
+	d := decode(name, raw, &o)
 	d.order(o)
 	if err := d.problems.orNil(); err != nil {
 		return Order{}, err

@@ -94,7 +94,7 @@ func load(t *testing.T, dir string) string {
 	set, err := profile.Load(dir)
 	if err == nil {
 		var o profile.Order
-		if o, err = profile.ParseOrder(filepath.Join(dir, "orders/o1.yaml")); err == nil {
+		if o, err = parseOrder(filepath.Join(dir, "orders/o1.yaml")); err == nil {
 			_, err = set.Resolve(o)
 		}
 	}
@@ -119,7 +119,7 @@ func TestProblems(t *testing.T) {
 		{station, "operator: badge-1\n", "operator: badge-1\n---\n", `station.yaml:5: a second document starts here; expected one document in a file; move it to a file of its own`},
 		{station, "listen: 127", "listen: [127", `station.yaml:3: this is not YAML: ',' or ']' must be specified; expected lines of the form key: value, indented with spaces; correct the line or the one before it`},
 		{station, stationYAML, "just text", `station.yaml:1: the file is "just text"; expected a section of keys and values; correct the value`},
-		{station, stationYAML, "a: " + strings.Repeat("x", 70000), `station.yaml:1: the file has more than 65536 bytes; expected a hand-written settings file; check that it is the right one`},
+		{station, stationYAML, "a: " + strings.Repeat("x", 70000), `station.yaml:1: the file has more than 32768 bytes; expected a hand-written settings file; check that it is the right one`},
 
 		// Keys and types.
 		{station, "listen:", "lissten:", `station.yaml:2: unknown key "lissten"; expected one of name, listen, socket, operator, slots; did you mean "listen"?`},
@@ -272,4 +272,12 @@ func TestFolderMissing(t *testing.T) {
 	if _, err := profile.Load(filepath.Join(t.TempDir(), "mistyped")); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("got %v, want an error that is os.ErrNotExist", err)
 	}
+}
+
+func parseOrder(file string) (profile.Order, error) {
+	raw, err := os.ReadFile(file)
+	if err != nil {
+		return profile.Order{}, err
+	}
+	return profile.ParseOrder(file, raw)
 }

@@ -24,7 +24,7 @@ func TestResolve(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	order, err := profile.ParseOrder(filepath.Join(dir, "orders/o1.yaml"))
+	order, err := parseOrder(filepath.Join(dir, "orders/o1.yaml"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -171,7 +171,7 @@ func TestExamples(t *testing.T) {
 	}
 	var ids []string
 	for _, file := range orders {
-		o, err := profile.ParseOrder(file)
+		o, err := parseOrder(file)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -1,0 +1,76 @@
+package line
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"nameplate/flasher/link"
+	"nameplate/records"
+)
+
+// errCancelled is the cause of a passage that a person stopped.
+var errCancelled = errors.New("cancelled by request")
+
+// boardsFault are the refusals that say something about the board itself; they
+// make the verdict FAIL. Every other refusal leaves open whether the board is
+// good: ERROR.
+var boardsFault = map[string]bool{
+	"chip-unknown":        true,
+	"chip-unexpected":     true,
+	"board-locked":        true,
+	"board-mac-invalid":   true,
+	"partition-missing":   true,
+	"partition-too-small": true,
+	"partition-encrypted": true,
+	"partition-table-bad": true,
+	"flash-verify-failed": true,
+	"flash-write-failed":  true,
+	"verify-mismatch":     true,
+	"board-mixed":         true,
+	"board-id-twice":      true,
+}
+
+// ending is how a passage ended short of PASS.
+type ending struct {
+	Outcome Outcome
+	Verdict records.Verdict
+	Refusal records.Refusal
+}
+
+// judge turns the error of a step into what happened, the verdict, and what a
+// person is told.
+func judge(ctx context.Context, step string, err error) ending {
+	if r, ok := refusal(err); ok {
+		e := ending{Outcome: Refused, Verdict: records.Error, Refusal: *r}
+		if boardsFault[r.Code] {
+			e.Verdict = records.Fail
+		}
+		return e
+	}
+	e := ending{Verdict: records.Error}
+	switch {
+	case errors.Is(err, link.ErrGone):
+		e.Outcome = LinkLost
+		e.Refusal = records.Refusal{Code: "link-lost", Sentence: fmt.Sprintf("The connection to the board broke during %q.", step),
+			Next: "Check the cable and put the board back: it goes on where it stopped."}
+	case errors.Is(context.Cause(ctx), errCancelled):
+		e.Outcome = Cancelled
+		e.Refusal = records.Refusal{Code: "cancelled", Sentence: fmt.Sprintf("The passage was cancelled during %q.", step),
+			Next: "Put the board back when you want to go on: it keeps its identity."}
+	case errors.Is(err, context.DeadlineExceeded):
+		e.Outcome = TimedOut
+		e.Refusal = records.Refusal{Code: "step-timeout", Sentence: fmt.Sprintf("The step %q did not end within its limit.", step),
+			Next: "Put the board back once; if it happens again, set the board aside."}
+	case errors.Is(err, context.Canceled):
+		e.Outcome = Cancelled
+		e.Refusal = records.Refusal{Code: "station-stopping", Sentence: fmt.Sprintf("The station stopped during %q.", step),
+			Next: "Start the station again with the board in its slot: it goes on where it stopped."}
+	default:
+		e.Outcome = Broken
+		e.Refusal = records.Refusal{Code: "station-error", Sentence: fmt.Sprintf("The station could not finish %q.", step),
+			Next: "Call the process engineer; the station's log says why."}
+	}
+	e.Refusal.Err = err
+	return e
+}

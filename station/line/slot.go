@@ -1,0 +1,178 @@
+package line
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"nameplate/records"
+)
+
+// presencePoll is how often an idle slot looks whether its port is there. It is
+// short against the eight seconds an operator has for a unit, and long against
+// the cost of a look.
+const presencePoll = 150 * time.Millisecond
+
+// Slot runs passages on one port, one at a time.
+type Slot struct {
+	cfg   Config
+	start chan startRequest
+
+	mu      sync.Mutex
+	status  Status
+	cancel  context.CancelCauseFunc // of the running passage
+	pending bool                    // a start was accepted and has not begun
+}
+
+type startRequest struct {
+	order string
+	actor records.Actor
+}
+
+// New makes a slot. Run must be called for it to do anything.
+func New(c Config) *Slot {
+	return &Slot{cfg: c, start: make(chan startRequest, 1),
+		status: Status{Slot: c.Slot, State: Empty, Order: c.Order}}
+}
+
+// Status is the slot as it is now.
+func (s *Slot) Status() Status {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.status
+}
+
+// Start asks for a passage with what is in the slot now. An empty order keeps
+// the slot's order. It refuses while a passage runs.
+func (s *Slot) Start(order string, actor records.Actor) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.status.State == Running || s.pending {
+		return &records.Refusal{Code: "slot-busy", Sentence: fmt.Sprintf("A passage is running in slot %s.", s.cfg.Slot),
+			Next: "Wait for its verdict, or cancel it."}
+	}
+	if order == "" {
+		order = s.status.Order
+	}
+	if order == "" {
+		return errNoOrder(s.cfg.Slot)
+	}
+	s.pending = true
+	s.start <- startRequest{order, actor} // never blocks: pending guards the one place
+	return nil
+}
+
+// Cancel stops the running passage; it says so if none runs.
+func (s *Slot) Cancel() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.cancel == nil {
+		return &records.Refusal{Code: "slot-idle", Sentence: fmt.Sprintf("No passage is running in slot %s.", s.cfg.Slot),
+			Next: "Nothing needs to be done."}
+	}
+	s.cancel(errCancelled)
+	return nil
+}
+
+func errNoOrder(slot string) *records.Refusal {
+	return &records.Refusal{Code: "no-order", Sentence: fmt.Sprintf("Slot %s has no order.", slot),
+		Next: "Name one: 'station slot start " + slot + " --order ORDER', or order: in the station file."}
+}
+
+// Run takes boards until ctx ends. Its error wraps ErrStop.
+func (s *Slot) Run(ctx context.Context) error {
+	arrived := true // a port that is there at the start counts as arrived: a passage may have died here
+	poll := time.NewTicker(presencePoll)
+	defer poll.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case r := <-s.start:
+			s.update(func(st *Status) { st.Order = r.order })
+			if err := s.passage(ctx, r.order, r.actor); err != nil {
+				return err
+			}
+			arrived = false
+		case <-poll.C:
+			if !s.cfg.Port.Present(ctx) {
+				arrived = true
+				s.gone()
+				continue
+			}
+			if !s.cfg.Auto || !arrived {
+				s.waiting(nil)
+				continue
+			}
+			order := s.Status().Order
+			if order == "" {
+				s.waiting(errNoOrder(s.cfg.Slot))
+				continue
+			}
+			if err := s.passage(ctx, order, s.cfg.Actor); err != nil {
+				return err
+			}
+			arrived = false
+		}
+	}
+}
+
+// passage runs one passage and shows how it ended.
+func (s *Slot) passage(ctx context.Context, order string, actor records.Actor) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	s.mu.Lock()
+	s.pending = false
+	s.cancel = cancel
+	s.mu.Unlock()
+	s.update(func(st *Status) {
+		*st = Status{Slot: st.Slot, Order: order, State: Running, Started: time.Now()}
+	})
+	p := &passage{Config: s.cfg, order: order, actor: actor, show: s.update}
+	p.log = s.cfg.Log.With().Str("slot", s.cfg.Slot).Str("order", order).Logger()
+	end, err := p.run(ctx)
+	s.mu.Lock()
+	s.cancel = nil
+	s.mu.Unlock()
+	s.update(func(st *Status) {
+		st.State, st.Ended, st.Step, st.Done, st.Total = Done, time.Now(), "", 0, 0
+		st.Verdict, st.Code, st.Sentence, st.Next = end.Verdict, end.Refusal.Code, end.Refusal.Sentence, end.Refusal.Next
+	})
+	return err
+}
+
+// gone shows an empty slot; the last verdict stays in sight until the next board.
+func (s *Slot) gone() {
+	if s.Status().State != Empty {
+		s.update(func(st *Status) { st.State = Empty })
+	}
+}
+
+// waiting shows that a board is there and what it waits for.
+func (s *Slot) waiting(why *records.Refusal) {
+	st := s.Status()
+	if st.State == Done || (st.State == Waiting && (why == nil || st.Code == why.Code)) {
+		return
+	}
+	s.update(func(st *Status) {
+		st.State = Waiting
+		if why != nil {
+			st.Code, st.Sentence, st.Next = why.Code, why.Sentence, why.Next
+		}
+	})
+}
+
+func (s *Slot) update(change func(*Status)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	change(&s.status)
+	if s.cfg.Changed != nil {
+		s.cfg.Changed(s.status)
+	}
+}
+
+// ErrStop says that nothing may be done any more until the station has started
+// anew: what the ledger holds is not known, or it cannot be written to.
+var ErrStop = errors.New("the station must stop and start again")

@@ -1,0 +1,240 @@
+package line
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/pem"
+	"fmt"
+	"time"
+
+	"nameplate/ca"
+	"nameplate/ca/seal"
+	"nameplate/flasher"
+	"nameplate/records"
+)
+
+// The steps stand in the order in which a unit meets them. Beside each write
+// stands what the station does if it dies there; it is always the same code,
+// run again.
+
+// keyBytes is the length of an individual symmetric key: that of the keys the
+// provisioning service makes itself (16 to 64 are allowed).
+const keyBytes = 64
+
+// backdate lets a device whose clock runs a little slow accept its certificate.
+const backdate = 5 * time.Minute
+
+// identify asks the board who it is and holds its hardware IDs against history.
+func (p *passage) identify(ctx context.Context) (Result, error) {
+	dev, err := p.job.Driver.Probe(ctx, p.Port, p.job.Options)
+	if err != nil {
+		return Continue, err
+	}
+	p.dev = dev
+	facts := dev.Facts()
+	hw := hardwareToRecords(facts.HardwareIDs)
+	_, err = p.record(ctx, func(v records.View) ([]records.Draft, error) {
+		u, err := records.Admit(v, hw, facts.StoreBlank)
+		p.unit = u // a refused board that is known is refused under its name
+		if err != nil {
+			return nil, err
+		}
+		d := p.draft(p.id, records.UnitIdentified{Family: facts.Family, Chip: facts.Chip, Hardware: hw, Security: facts.Security.Raw})
+		if u.ID == 0 {
+			d.Unit = records.NewUnit
+		}
+		return []records.Draft{d}, nil
+		// If we stop here: the same hardware IDs give the same unit.
+	})
+	return Continue, err
+}
+
+// claim gives the unit its registration ID, its serial and one of the quota.
+func (p *passage) claim(ctx context.Context) (Result, error) {
+	result := Skip
+	_, err := p.record(ctx, func(v records.View) ([]records.Draft, error) {
+		c, fresh, err := records.Claim(v, p.unit, p.order)
+		if err != nil || !fresh {
+			return nil, err
+		}
+		result = Continue
+		return []records.Draft{p.draft(p.id, c)}, nil
+		// If we stop here: the claim waits for this unit.
+	})
+	return result, err
+}
+
+// resume decides what a unit that came back can go on with. A write may have
+// reached the board: then the board is read first, and only what is found there
+// counts. A secret that may sit on one board is never written to another, so
+// whatever did not arrive whole is made anew under the same registration ID.
+func (p *passage) resume(ctx context.Context) (Result, error) {
+	u := p.unit
+	if u.Manifest != nil && (u.Secret != nil || u.Cert != nil) {
+		want := manifestToFlasher(u.Manifest)
+		found, err := p.dev.ReadBack(ctx, want)
+		if err != nil {
+			return Continue, fmt.Errorf("reading the board: %w", err)
+		}
+		if len(want.Missing(found)) == 0 {
+			p.found = found
+			return Continue, nil
+		}
+	}
+	switch {
+	case u.Cert != nil:
+		// The injected key is gone with the process that made it.
+		// If we stop after this: no certificate is live, and a new one is issued.
+		return Continue, p.fact(ctx, records.CertificateVoided{Serial: u.Cert.Serial, Reason: "its key was injected and never verified on the device"})
+	case u.Secret != nil && u.Manifest != nil:
+		// If we stop after this: no secret is live, and a new one is sealed.
+		return Continue, p.fact(ctx, records.SecretDestroyed{Ref: u.Secret.Ref, Reason: "it may be in part on the device"})
+	}
+	return Skip, nil
+}
+
+// makeKey makes the unit's secret, or reveals the sealed one that waits.
+func (p *passage) makeKey(ctx context.Context) (Result, error) {
+	if p.found != nil {
+		return Skip, nil
+	}
+	if p.unit.Attestation == records.X509 {
+		csr, key, err := ca.InjectedKey(p.unit.RegistrationID)
+		if err != nil {
+			return Continue, fmt.Errorf("making the device key: %w", err)
+		}
+		p.csr, p.key = csr, key
+		return Continue, nil
+		// If we stop here: the key is gone, and nobody ever knew it.
+	}
+	if s := p.unit.Secret; s != nil {
+		key, err := p.Secrets.Reveal(ctx, s.Ref)
+		p.key = key
+		return Continue, err
+	}
+	key := make([]byte, keyBytes)
+	rand.Read(key)
+	p.key = key
+	ref := seal.NewRef()
+	sealed, err := p.Secrets.Seal(ref, key)
+	if err != nil {
+		return Continue, err
+	}
+	salt := newSalt()
+	sum := sha256.Sum256(append(append([]byte(nil), salt...), key...))
+	_, err = p.record(ctx, func(records.View) ([]records.Draft, error) {
+		d := p.draft(p.id, records.SecretSealed{Ref: ref, What: "symmetric key", Salt: salt, SHA256: fmt.Sprintf("%x", sum)})
+		d.Sealed = sealed
+		return []records.Draft{d}, nil
+		// If we stop here: the sealed key waits for this unit.
+	})
+	return Continue, err
+}
+
+// issue gets the leaf for an injected key.
+func (p *passage) issue(ctx context.Context) (Result, error) {
+	if p.found != nil || p.unit.Attestation != records.X509 {
+		return Skip, nil
+	}
+	var now time.Time
+	if _, err := p.Ledger.Do(ctx, func(v records.View) ([]records.Draft, error) {
+		now = v.Now()
+		return nil, records.CheckClock(v)
+	}); err != nil {
+		return Continue, err
+	}
+	from := now.Add(-backdate).Truncate(time.Second)
+	issued, err := p.Issuer.Issue(ctx, ca.Request{Customer: p.unit.Customer, CommonName: p.unit.RegistrationID,
+		Organization: p.job.Organization, CSR: p.csr, NotBefore: from, NotAfter: from.AddDate(0, 0, p.job.ValidDays)})
+	if err != nil {
+		return Continue, err
+	}
+	// The chain on the device ends at the issuing CA: the service knows the root.
+	p.chain = append(encodeCertificate(issued.DER), encodeCertificate(issued.Chain[0])...)
+	return Continue, p.fact(ctx, records.CertificateIssued{Issuer: ca.Digest(issued.Chain[0]), Serial: issued.Serial,
+		SPKI: issued.SPKI, Key: "injected", DER: issued.DER})
+	// If we stop here: the certificate is voided and its quota unit is used again
+	// by the same unit.
+}
+
+func encodeCertificate(der []byte) []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+}
+
+// write puts the identity on the device.
+func (p *passage) write(ctx context.Context) (Result, error) {
+	if p.found != nil {
+		return Skip, nil
+	}
+	id := flasher.Identity{RegistrationURL: p.unit.RegistrationURL, IDScope: p.unit.IDScope,
+		RegistrationID: p.unit.RegistrationID, Attestation: flasher.Attestation(p.unit.Attestation), Salt: newSalt()}
+	if id.Attestation == flasher.X509 {
+		id.Certificate, id.PrivateKey = p.chain, p.key
+	} else {
+		id.SymmetricKey = p.key
+	}
+	plan, err := p.dev.Plan(id)
+	if err != nil {
+		return Continue, err
+	}
+	if err := p.fact(ctx, records.WriteBegun{Manifest: manifestToRecords(plan.Manifest)}); err != nil {
+		return Continue, err
+	}
+	// If we stop here, or anywhere in the write: resume reads the board first.
+	err = p.dev.Write(ctx, plan, p.progress)
+	for _, s := range plan.Segments {
+		s.Data.Wipe()
+	}
+	if err != nil {
+		return Continue, fmt.Errorf("writing the identity: %w", err)
+	}
+	return Continue, nil
+}
+
+func (p *passage) progress(pr flasher.Progress) {
+	p.show(func(s *Status) { s.Done, s.Total = pr.Done, pr.Total })
+}
+
+// verify finds the identity on the device, independently of the write.
+func (p *passage) verify(ctx context.Context) (Result, error) {
+	want := manifestToFlasher(p.unit.Manifest)
+	if p.found == nil {
+		found, err := p.dev.ReadBack(ctx, want)
+		if err != nil {
+			return Continue, fmt.Errorf("reading the identity back: %w", err)
+		}
+		if missing := want.Missing(found); len(missing) > 0 {
+			return Continue, &records.Refusal{Code: "verify-mismatch",
+				Sentence: fmt.Sprintf("The board does not hold what was written: %v differ.", missing),
+				Next:     "Put it back once; if it happens again, set the board aside."}
+		}
+		p.found = found
+	}
+	p.key.Wipe() // P5: an injected key lives no longer than this
+	return Continue, p.fact(ctx, records.UnitVerified{Found: manifestToRecords(p.found)})
+	// If we stop here: the board is read and verified again.
+}
+
+// release lets the unit leave: passed, released, its enrollment due and the
+// passage closed, all or nothing.
+func (p *passage) release(ctx context.Context) (Result, error) {
+	_, err := p.record(ctx, func(records.View) ([]records.Draft, error) {
+		return []records.Draft{
+			p.draft(p.id, records.UnitPassed{}),
+			p.draft(p.id, records.UnitReleased{RegistrationID: p.unit.RegistrationID}),
+			p.draft(p.id, records.PassageClosed{Slot: p.Slot, Verdict: records.Pass}),
+		}, nil
+		// If we stop here: the pusher finds the enrollment due at start-up.
+	})
+	if err == nil && p.Released != nil {
+		p.Released(p.unit.Customer)
+	}
+	return Continue, err
+}
+
+func newSalt() []byte {
+	salt := make([]byte, 16)
+	rand.Read(salt)
+	return salt
+}

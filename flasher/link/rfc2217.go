@@ -19,6 +19,11 @@ const (
 	// answerLimit bounds the wait for a command's confirmation. A server may let
 	// its output leave first: 64 KiB at 115200 baud take 5.7 s.
 	answerLimit = 10 * time.Second
+	// hangUpLimit is how long Open tries a far side that accepts and hangs up:
+	// it may only just be noticing that its last client (a look by Present, this
+	// station's last Link) has left. hangUpPause is the time between two tries.
+	hangUpLimit = time.Second
+	hangUpPause = 20 * time.Millisecond
 )
 
 // keepAlive notices within 11 s that the far machine is gone without a word.
@@ -71,8 +76,8 @@ func (p comPort) Present(ctx context.Context) bool {
 }
 
 // Open says ErrBusy if this machine already uses the address, or if the far side
-// hangs up before it has said a word of Telnet: RFC 2217 has no word for busy,
-// and that is what servers do with a second client.
+// goes on hanging up before it has said a word of Telnet: RFC 2217 has no word
+// for busy, and that is what servers do with a second client.
 func (p comPort) Open(ctx context.Context, m Mode) (Link, error) {
 	l, err := p.open(ctx, m)
 	if err != nil {
@@ -89,16 +94,39 @@ func (p comPort) open(ctx context.Context, m Mode) (*comLink, error) {
 	if err != nil {
 		return nil, err
 	}
+	limit := time.NewTimer(hangUpLimit)
+	defer limit.Stop()
+	again := time.NewTicker(hangUpPause)
+	defer again.Stop()
+	for {
+		l, err := p.connect(ctx, m)
+		if err == nil {
+			l.reservation = reservation
+			return l, nil
+		}
+		if errors.Is(err, ErrBusy) {
+			select {
+			case <-again.C:
+				continue
+			case <-ctx.Done():
+				err = ctx.Err()
+			case <-limit.C:
+			}
+		}
+		reservation.Close()
+		return nil, err
+	}
+}
+
+func (p comPort) connect(ctx context.Context, m Mode) (*comLink, error) {
 	dialer := net.Dialer{Timeout: dialLimit, KeepAliveConfig: keepAlive}
 	conn, err := dialer.DialContext(ctx, "tcp", p.addr)
-	if err != nil {
-		reservation.Close()
-		if ctx.Err() != nil {
-			return nil, ctx.Err()
-		}
+	if err != nil && ctx.Err() != nil {
+		return nil, ctx.Err()
+	} else if err != nil {
 		return nil, fmt.Errorf("%w (%w)", ErrGone, err)
 	}
-	l := newComLink(p.uri, conn, reservation)
+	l := newComLink(p.uri, conn)
 	if err := l.start(ctx, m); err != nil {
 		l.Close()
 		return nil, err

@@ -33,7 +33,7 @@ const (
 type comLink struct {
 	uri         string
 	conn        net.Conn
-	reservation io.Closer
+	reservation io.Closer       // nil until the link is open
 	alive       context.Context // ends with the link
 	end         context.CancelFunc
 	replies     chan []byte
@@ -84,9 +84,9 @@ func kindOf(code byte, value []byte) kind {
 	return k
 }
 
-func newComLink(uri string, conn net.Conn, reservation io.Closer) *comLink {
+func newComLink(uri string, conn net.Conn) *comLink {
 	l := &comLink{
-		uri: uri, conn: conn, reservation: reservation,
+		uri: uri, conn: conn,
 		replies: make(chan []byte, maxReplies),
 		sending: make(chan struct{}, 1),
 		answers: map[kind][]*answer{},
@@ -357,7 +357,9 @@ func (l *comLink) Close() error {
 	l.closing.Do(func() {
 		l.fail(fmt.Errorf("%w (closed)", ErrGone))
 		l.goroutines.Wait()
-		l.closed = errors.Join(l.closed, l.reservation.Close())
+		if l.reservation != nil {
+			l.closed = errors.Join(l.closed, l.reservation.Close())
+		}
 	})
 	return l.closed
 }

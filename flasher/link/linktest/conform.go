@@ -240,6 +240,9 @@ func speed(t *testing.T, ctx context.Context, h Harness, l link.Link) {
 		if err := l.Write(ctx, []byte("before")); err != nil {
 			t.Fatal(err)
 		}
+		if _, err := io.ReadFull(h.Far, make([]byte, 6)); err != nil {
+			t.Fatal(err)
+		}
 		if err := l.SetBaud(ctx, want); err != nil {
 			t.Fatal(err)
 		}

@@ -76,6 +76,9 @@ func populate(ctx context.Context, path, station string) error {
 		return refuse("opening new ledger", err)
 	}
 	defer conn.Close()
+	if err := setJournal(ctx, conn); err != nil {
+		return err
+	}
 	if err := migrate(ctx, conn); err != nil {
 		return refuse("creating ledger", err)
 	}

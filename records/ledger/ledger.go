@@ -102,14 +102,15 @@ func (l *Ledger) open(ctx context.Context, c Config) error {
 	if err != nil {
 		return err
 	}
-	if err := checkPragmas(ctx, conn); err != nil {
-		return err
-	}
+	// Nothing is written before it is certain whose file this is.
 	if _, err := checkSchema(ctx, conn, c.Path); err != nil {
 		return err
 	}
-	if err := migrate(ctx, conn); err != nil {
+	if err := setJournal(ctx, conn); err != nil {
 		return err
+	}
+	if err := migrate(ctx, conn); err != nil {
+		return refuse("bringing the ledger up to date", err)
 	}
 	pool, err := sql.Open("sqlite", readerDSN(c.Path))
 	if err != nil {
@@ -288,14 +289,18 @@ func dsn(path, mode string, pragmas ...string) string {
 // writerDSN never creates the file: a mistyped path must not start a second
 // history.
 func writerDSN(path string) string {
-	return dsn(path, "rw", "journal_mode(wal)", "synchronous(full)", "secure_delete(on)", fmt.Sprintf("journal_size_limit(%d)", walLimit))
+	return dsn(path, "rw", "synchronous(full)", "secure_delete(on)", fmt.Sprintf("journal_size_limit(%d)", walLimit))
 }
 
 func readerDSN(path string) string { return dsn(path, "ro", "query_only(on)") }
 
-// checkPragmas reads back what durability rests on: SQLite ignores an option
-// that it does not understand.
-func checkPragmas(ctx context.Context, conn *sql.Conn) error {
+// setJournal asks for the write-ahead log, which the file then remembers, and
+// reads back what durability rests on: SQLite ignores what it cannot do or does
+// not understand.
+func setJournal(ctx context.Context, conn *sql.Conn) error {
+	if _, err := conn.ExecContext(ctx, "PRAGMA journal_mode = wal"); err != nil {
+		return refuse("setting the journal mode", err)
+	}
 	for _, p := range []struct{ name, want string }{
 		{"journal_mode", "wal"},
 		{"synchronous", "2"}, // FULL: each COMMIT is flushed to the disk

@@ -16,7 +16,7 @@ import (
 
 // BenchmarkIssue measures Issue and the bare loop that does the same work with
 // crypto/x509 alone, turn by turn in one run, and reports of-floor, the ratio of
-// their medians: 1 is as fast as bare, and the design asks for at least 0.9. Run
+// their medians: 1 is as fast as bare, and at least 0.9 is promised. Run
 // with -cpu 1,2,… for the figure on more cores.
 func BenchmarkIssue(b *testing.B) {
 	root, issuing := cas(b)

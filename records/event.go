@@ -209,11 +209,12 @@ type (
 
 	// CertificateIssued carries the whole certificate.
 	CertificateIssued struct {
-		Issuer string `json:"issuer"` // SHA-256 of the issuing CA's certificate
-		Serial string `json:"serial"` // hex
-		SPKI   string `json:"spki"`   // SHA-256 of the public key info
-		Key    string `json:"key"`    // "injected" or "device"
-		DER    []byte `json:"der"`
+		RegistrationID string `json:"registration_id"` // its subject's common name
+		Issuer         string `json:"issuer"`          // SHA-256 of the issuing CA's certificate
+		Serial         string `json:"serial"`          // hex
+		SPKI           string `json:"spki"`            // SHA-256 of the public key info
+		Key            string `json:"key"`             // "injected" or "device"
+		DER            []byte `json:"der"`
 	}
 
 	// CertificateVoided: the certificate never reached a device for good; its key

@@ -168,6 +168,9 @@ func applyUnit(u Unit, e Event, b Body) (Unit, error) {
 		if u.Attestation != X509 || u.Cert != nil {
 			return u, fmt.Errorf("no certificate is wanted")
 		}
+		if b.RegistrationID != u.RegistrationID {
+			return u, fmt.Errorf("the certificate names %s, the unit is %s", b.RegistrationID, u.RegistrationID)
+		}
 		u.Cert, u.Made, u.State, u.Manifest = &b, true, Issued, nil
 		return u, nil
 

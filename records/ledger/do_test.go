@@ -164,9 +164,9 @@ func TestOneIdentityOneDevice(t *testing.T) {
 	five, _ := seen(t, l, "slot-5", "ee")
 	first := mustClaim(t, l, one, "wo-1")
 	do(t, l, sealed(one, "ref-1"))
-	mustClaim(t, l, three, "wo-2")
-	mustClaim(t, l, four, "wo-2")
-	do(t, l, issued(three, "01", "key-1"))
+	id3 := mustClaim(t, l, three, "wo-2").RegistrationID
+	id4 := mustClaim(t, l, four, "wo-2").RegistrationID
+	do(t, l, issued(three, id3, "01", "key-1"))
 	do(t, l, about(five, "wo-1", records.IdentityClaimed{Number: 2, Serial: "A000002", RegistrationID: "wo-1-a000002", Attestation: records.SymmetricKey}))
 
 	like := func(change func(*records.IdentityClaimed)) records.Draft {
@@ -184,8 +184,8 @@ func TestOneIdentityOneDevice(t *testing.T) {
 			like(func(c *records.IdentityClaimed) { c.RegistrationID = first.RegistrationID })},
 		{"serial", "The serial sensor-symmetricKey/A000001 belongs to unit U4 already.",
 			like(func(c *records.IdentityClaimed) { c.Serial = first.Serial })},
-		{"certificate", "The certificate issuer/01 belongs to unit U8 already.", issued(four, "01", "key-2")},
-		{"key", "The key key-1 belongs to unit U8 already.", issued(four, "02", "key-1")},
+		{"certificate", "The certificate issuer/01 belongs to unit U8 already.", issued(four, id4, "01", "key-2")},
+		{"key", "The key key-1 belongs to unit U8 already.", issued(four, id4, "02", "key-1")},
 		{"slot", "The slot slot-1 belongs to passage P3 already.", passageOpened("slot-1")},
 		{"secret", "The secret ref-1 belongs to unit U4 already.", sealed(five, "ref-1")},
 	}

@@ -118,8 +118,8 @@ func sealed(u records.UnitID, ref string) records.Draft {
 	return d
 }
 
-func issued(u records.UnitID, serial, key string) records.Draft {
-	return about(u, "", records.CertificateIssued{Issuer: "issuer", Serial: serial, SPKI: key, Key: "injected", DER: []byte("certificate " + serial)})
+func issued(u records.UnitID, id, serial, key string) records.Draft {
+	return about(u, "", records.CertificateIssued{RegistrationID: id, Issuer: "issuer", Serial: serial, SPKI: key, Key: "injected", DER: []byte("certificate " + serial)})
 }
 
 var manifest = []records.Item{{Name: "id_scope", SHA256: "11", How: "bytes"}}

@@ -306,7 +306,7 @@ func closeEnds(t *testing.T, ctx context.Context, _ Harness, l link.Link) {
 }
 
 func atOnce(t *testing.T, ctx context.Context, h Harness, l link.Link) {
-	want := make([]byte, 256<<10)
+	want := make([]byte, 64<<10)
 	for i := range want {
 		want[i] = byte(rand.Uint32())
 	}

@@ -55,7 +55,8 @@ type Ledger struct {
 	station string
 	origin  string
 
-	read     queryer // a pool beside the writer, or the one snapshot of a reader
+	read     preparer // a pool beside the writer, or the one snapshot of a reader
+	queries  sync.Map // text → *sql.Stmt, prepared once
 	close    []func() error
 	once     sync.Once
 	closeErr error
@@ -65,10 +66,9 @@ type Ledger struct {
 	writer *writer     // nil when opened for reading
 }
 
-// queryer is a read pool (*sql.DB) or a snapshot (*sql.Conn).
-type queryer interface {
-	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
-	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
+// preparer is a read pool (*sql.DB) or a snapshot (*sql.Conn).
+type preparer interface {
+	PrepareContext(ctx context.Context, query string) (*sql.Stmt, error)
 }
 
 // Open takes the ledger as its one writer, until Close. It takes the same short
@@ -119,6 +119,7 @@ func (l *Ledger) open(ctx context.Context, c Config) error {
 	pool.SetMaxOpenConns(maxReaders)
 	pool.SetMaxIdleConns(maxReaders)
 	l.onClose(pool.Close)
+	l.onClose(l.closeQueries)
 	l.read = pool
 	last, err := l.load(ctx)
 	if err != nil {
@@ -159,6 +160,7 @@ func (l *Ledger) openSnapshot(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	l.onClose(l.closeQueries)
 	l.read = conn
 	// The first read after BEGIN fixes what the transaction sees.
 	if _, err := conn.ExecContext(ctx, "BEGIN"); err != nil {
@@ -247,6 +249,17 @@ func (l *Ledger) release() error {
 		return fmt.Errorf("closing ledger: %w", err)
 	}
 	return nil
+}
+
+// closeQueries ends the prepared queries: one that is left keeps its connection,
+// and with it the snapshot, alive after Close.
+func (l *Ledger) closeQueries() error {
+	var errs []error
+	l.queries.Range(func(_, s any) bool {
+		errs = append(errs, s.(*sql.Stmt).Close())
+		return true
+	})
+	return errors.Join(errs...)
 }
 
 // connect opens one pinned connection.

@@ -250,10 +250,11 @@ func (l *Ledger) Find(ctx context.Context, text string) (records.Unit, error) {
 
 // one reads at most one row into dest.
 func (l *Ledger) one(ctx context.Context, doing, query string, args []any, dest ...any) (found bool, err error) {
-	if l.broken.Load() {
-		return false, ErrStateUnknown
+	stmt, err := l.prepared(ctx, query)
+	if err != nil {
+		return false, err
 	}
-	switch err := l.read.QueryRowContext(ctx, query, args...).Scan(dest...); {
+	switch err := stmt.QueryRowContext(ctx, args...).Scan(dest...); {
 	case errors.Is(err, sql.ErrNoRows):
 		return false, nil
 	case err != nil:
@@ -264,10 +265,11 @@ func (l *Ledger) one(ctx context.Context, doing, query string, args []any, dest 
 
 // each calls scan for every row.
 func (l *Ledger) each(ctx context.Context, doing, query string, args []any, scan func(*sql.Rows) error) error {
-	if l.broken.Load() {
-		return ErrStateUnknown
+	stmt, err := l.prepared(ctx, query)
+	if err != nil {
+		return err
 	}
-	rows, err := l.read.QueryContext(ctx, query, args...)
+	rows, err := stmt.QueryContext(ctx, args...)
 	if err != nil {
 		return refuse(doing, err)
 	}
@@ -281,6 +283,26 @@ func (l *Ledger) each(ctx context.Context, doing, query string, args []any, scan
 		return refuse(doing, err)
 	}
 	return nil
+}
+
+// prepared returns the query's statement. The texts are few and constant. The
+// statements live as long as what they were prepared on.
+func (l *Ledger) prepared(ctx context.Context, query string) (*sql.Stmt, error) {
+	if l.broken.Load() {
+		return nil, ErrStateUnknown
+	}
+	if s, ok := l.queries.Load(query); ok {
+		return s.(*sql.Stmt), nil
+	}
+	s, err := l.read.PrepareContext(ctx, query)
+	if err != nil {
+		return nil, refuse("preparing a query", err)
+	}
+	if first, lost := l.queries.LoadOrStore(query, s); lost {
+		s.Close()
+		return first.(*sql.Stmt), nil
+	}
+	return s, nil
 }
 
 // pages yields what fetch returns, page by page, until a page is empty. Each

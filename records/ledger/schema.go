@@ -50,12 +50,12 @@ func migrate(ctx context.Context, conn *sql.Conn) error {
 
 // checkSchema refuses a file that is not a ledger or that a newer program wrote.
 // An older one is for migrate; only the writer may do that.
-func checkSchema(ctx context.Context, q queryer, path string) (version int, err error) {
+func checkSchema(ctx context.Context, conn *sql.Conn, path string) (version int, err error) {
 	var id int
-	if err := q.QueryRowContext(ctx, "PRAGMA application_id").Scan(&id); err != nil {
+	if err := conn.QueryRowContext(ctx, "PRAGMA application_id").Scan(&id); err != nil {
 		return 0, refuse("reading the ledger's header", err)
 	}
-	if err := q.QueryRowContext(ctx, "PRAGMA user_version").Scan(&version); err != nil {
+	if err := conn.QueryRowContext(ctx, "PRAGMA user_version").Scan(&version); err != nil {
 		return 0, refuse("reading the ledger's header", err)
 	}
 	switch {

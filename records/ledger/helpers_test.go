@@ -309,3 +309,25 @@ func rawSQL(t testing.TB, path, statement string) error {
 	_, err = db.Exec(statement)
 	return err
 }
+
+// holdLock begins a writing transaction behind the ledger's back and returns
+// what ends it.
+func holdLock(t testing.TB, path string) func() {
+	t.Helper()
+	db, err := sql.Open("sqlite", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := db.Conn(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := conn.ExecContext(ctx, "BEGIN IMMEDIATE"); err != nil {
+		t.Fatal(err)
+	}
+	return func() {
+		conn.ExecContext(ctx, "ROLLBACK")
+		conn.Close()
+		db.Close()
+	}
+}

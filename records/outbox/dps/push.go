@@ -1,0 +1,148 @@
+package dps
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+
+	"nameplate/records"
+	"nameplate/records/outbox"
+)
+
+// Push creates the items' enrollments in one bulk call of mode "create", which
+// changes nothing that exists. An item that exists is fetched and compared.
+func (c *Client) Push(ctx context.Context, items []outbox.Item) ([]outbox.Answer, error) {
+	body := bulk{Mode: "create", Enrollments: make([]enrollment, len(items))}
+	for i, it := range items {
+		var err error
+		if body.Enrollments[i], err = c.settings.enroll(it); err != nil {
+			return nil, fmt.Errorf("preparing enrollment: %w", err)
+		}
+	}
+	data, err := c.call(ctx, http.MethodPost, "/enrollments", body)
+	if err != nil {
+		return nil, err
+	}
+	failed, err := decodeBulk(data, items)
+	if err != nil {
+		return nil, broken(err)
+	}
+	answers := make([]outbox.Answer, len(items))
+	for i, it := range items {
+		e, bad := failed[strings.ToLower(it.RegistrationID)]
+		switch {
+		case !bad:
+			answers[i] = outbox.Answer{Outcome: outbox.Accepted}
+		case e.ErrorCode/1000 == http.StatusConflict:
+			// The items that were created must not wait for these: a failure to
+			// compare one is that item's answer.
+			answers[i] = c.compare(ctx, it)
+		default:
+			answers[i] = refusedItem(it, e)
+		}
+	}
+	return answers, nil
+}
+
+// refusedItem judges the error of one item: the first three digits of the code
+// are those of the HTTP status.
+func refusedItem(it outbox.Item, e bulkError) outbox.Answer {
+	r := &records.Refusal{Code: "enrollment-refused",
+		Sentence: fmt.Sprintf("The service refuses %s with error %d: %s", it.RegistrationID, e.ErrorCode, words(e.ErrorStatus)),
+		Next:     "Correct the customer's enrollment settings, or have the service's owner look at it; then retry the enrollment."}
+	switch e.ErrorCode / 1000 {
+	case http.StatusBadRequest, http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusRequestEntityTooLarge,
+		http.StatusUnsupportedMediaType, http.StatusUnprocessableEntity:
+		return outbox.Answer{Outcome: outbox.Refused, Refusal: r}
+	}
+	// Not the item's fault (rate, permission, capacity, the service itself), or
+	// nothing we know: it waits, and others go on.
+	r.Code, r.Next = "enrollment-later", "The station tries again by itself."
+	return outbox.Answer{Outcome: outbox.Later, Refusal: r}
+}
+
+// compare finds out whether the enrollment that exists is the item's own, pushed
+// before, perhaps by a station that stopped before it could write that down.
+func (c *Client) compare(ctx context.Context, it outbox.Item) outbox.Answer {
+	e, differs, err := c.look(ctx, it)
+	if err != nil {
+		later := outbox.Answer{Outcome: outbox.Later}
+		if call := (*outbox.CallError)(nil); errors.As(err, &call) {
+			later.At, later.Refusal = call.At, call.Refusal
+		} else {
+			later.Refusal = broken(err).Refusal
+		}
+		return later
+	}
+	if differs == "" {
+		return outbox.Answer{Outcome: outbox.Accepted, Found: true, ETag: etagForm.FindString(e.ETag)}
+	}
+	return outbox.Answer{Outcome: outbox.Refused, Refusal: &records.Refusal{Code: "enrollment-conflict",
+		Sentence: fmt.Sprintf("The service holds another enrollment under %s: %s.", it.RegistrationID, differs),
+		Next:     "Find out whose it is. Delete it at the service only if no device uses it, then retry the enrollment."}}
+}
+
+// look fetches the enrollment and says in what it differs from the item's.
+func (c *Client) look(ctx context.Context, it outbox.Item) (e held, differs string, err error) {
+	data, err := c.call(ctx, http.MethodGet, enrollmentPath(it.RegistrationID), nil)
+	if err != nil {
+		return e, "", err
+	}
+	if err := decode(data, &e); err != nil {
+		return e, "", broken(err)
+	}
+	if !strings.EqualFold(e.RegistrationID, it.RegistrationID) {
+		return e, "", broken(fmt.Errorf("the answer is about another enrollment"))
+	}
+	if e.Attestation.Type != it.Attestation {
+		return e, fmt.Sprintf("its attestation is %s", words(e.Attestation.Type)), nil
+	}
+	if e.ProvisioningStatus != statusEnabled {
+		return e, "it is not enabled", nil
+	}
+	if it.Attestation == records.SymmetricKey {
+		// The one call that shows keys; a plain GET does not.
+		data, err := c.call(ctx, http.MethodPost, enrollmentPath(it.RegistrationID)+"/attestationmechanism", nil)
+		if err != nil {
+			return e, "", err
+		}
+		defer clear(data)
+		var a attestation
+		if err := decode(data, &a); err != nil {
+			return e, "", broken(err)
+		}
+		if a.Type != it.Attestation || a.SymmetricKey == nil {
+			return e, "", broken(fmt.Errorf("the answer holds no keys"))
+		}
+		if !sameKey(a.SymmetricKey.PrimaryKey, it.Key) || !sameKey(a.SymmetricKey.SecondaryKey, secondary(it)) {
+			return e, "its keys are others", nil
+		}
+		return e, "", nil
+	}
+	x := e.Attestation.X509
+	if x == nil || x.ClientCertificates == nil || x.ClientCertificates.Primary == nil || x.ClientCertificates.Primary.Info == nil {
+		return e, "it names no device certificate", nil
+	}
+	sum := sha256.Sum256(it.DER)
+	if !strings.EqualFold(x.ClientCertificates.Primary.Info.SHA256Thumbprint, hex.EncodeToString(sum[:])) {
+		return e, "its certificate is another", nil
+	}
+	if x.ClientCertificates.Secondary != nil {
+		// Whoever holds that certificate's key can be this device.
+		return e, "it accepts a second certificate", nil
+	}
+	return e, "", nil
+}
+
+// sameKey compares in constant time; text is base64.
+func sameKey(text string, key []byte) bool {
+	got, err := base64.StdEncoding.DecodeString(text)
+	defer clear(got)
+	return err == nil && subtle.ConstantTimeCompare(got, key) == 1
+}

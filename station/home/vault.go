@@ -129,6 +129,37 @@ func (v *Vault) openAuthority(customers []string, pass ca.Passphrase) (*authorit
 	return authority.Open(authority.Config{Root: root, Issuers: issuers})
 }
 
+// Verifier checks the station's checkpoints.
+func (h *Home) Verifier() (note.Verifier, error) {
+	public, err := os.ReadFile(h.path("keys/station.pub"))
+	if err != nil {
+		return nil, fmt.Errorf("reading the station's public key: %w", err)
+	}
+	return note.NewVerifier(strings.TrimSpace(string(public)))
+}
+
+// Authorities are the certificates of the station's root and issuing CAs.
+func (h *Home) Authorities() (root *x509.Certificate, issuing []*x509.Certificate, err error) {
+	if root, err = h.Vault.readCertificate("ca/root.pem"); err != nil {
+		return nil, nil, err
+	}
+	cas, err := CAs(h.Dir)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, c := range cas {
+		if c.Name == "root" {
+			continue
+		}
+		cert, err := h.Vault.readCertificate("ca/" + c.Name + ".pem")
+		if err != nil {
+			return nil, nil, err
+		}
+		issuing = append(issuing, cert)
+	}
+	return root, issuing, nil
+}
+
 // noteSigner signs checkpoints. Its name is the ledger's origin, as it stands in
 // the public key file.
 func (v *Vault) noteSigner(key ed25519.PrivateKey) (note.Signer, error) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
+	"encoding/hex"
 	"encoding/pem"
 	"fmt"
 	"time"
@@ -21,9 +22,6 @@ import (
 // keyBytes is the length of an individual symmetric key: that of the keys the
 // provisioning service makes itself (16 to 64 are allowed).
 const keyBytes = 64
-
-// backdate lets a device whose clock runs a little slow accept its certificate.
-const backdate = 5 * time.Minute
 
 // identify asks the board who it is and holds its hardware IDs against history.
 func (p *passage) identify(ctx context.Context) (Result, error) {
@@ -110,8 +108,15 @@ func (p *passage) makeKey(ctx context.Context) (Result, error) {
 	}
 	if s := p.unit.Secret; s != nil {
 		key, err := p.Secrets.Reveal(ctx, s.Ref)
+		if err != nil {
+			return Continue, err
+		}
 		p.key = key
-		return Continue, err
+		if saltedHash(s.Salt, key) != s.SHA256 {
+			return Continue, &records.Refusal{Code: "secret-exchanged", Sentence: "The sealed key of this unit is not the one that was sealed for it.",
+				Next: "Stop the station: somebody exchanged its secrets. Call the process engineer."}
+		}
+		return Continue, nil
 	}
 	key := make([]byte, keyBytes)
 	rand.Read(key)
@@ -122,9 +127,8 @@ func (p *passage) makeKey(ctx context.Context) (Result, error) {
 		return Continue, err
 	}
 	salt := newSalt()
-	sum := sha256.Sum256(append(append([]byte(nil), salt...), key...))
 	_, err = p.record(ctx, func(records.View) ([]records.Draft, error) {
-		d := p.draft(p.id, records.SecretSealed{Ref: ref, What: "symmetric key", Salt: salt, SHA256: fmt.Sprintf("%x", sum)})
+		d := p.draft(p.id, records.SecretSealed{Ref: ref, What: "symmetric key", Salt: salt, SHA256: saltedHash(salt, key)})
 		d.Sealed = sealed
 		return []records.Draft{d}, nil
 		// If we stop here: the sealed key waits for this unit.
@@ -144,7 +148,7 @@ func (p *passage) issue(ctx context.Context) (Result, error) {
 	}); err != nil {
 		return Continue, err
 	}
-	from := now.Add(-backdate).Truncate(time.Second)
+	from := now.Add(-ca.Backdate).Truncate(time.Second)
 	issued, err := p.Issuer.Issue(ctx, ca.Request{Customer: p.unit.Customer, CommonName: p.unit.RegistrationID,
 		Organization: p.job.Organization, CSR: p.csr, NotBefore: from, NotAfter: from.AddDate(0, 0, p.job.ValidDays)})
 	if err != nil {
@@ -152,8 +156,8 @@ func (p *passage) issue(ctx context.Context) (Result, error) {
 	}
 	// The chain on the device ends at the issuing CA: the service knows the root.
 	p.chain = append(encodeCertificate(issued.DER), encodeCertificate(issued.Chain[0])...)
-	return Continue, p.fact(ctx, records.CertificateIssued{Issuer: ca.Digest(issued.Chain[0]), Serial: issued.Serial,
-		SPKI: issued.SPKI, Key: "injected", DER: issued.DER})
+	return Continue, p.fact(ctx, records.CertificateIssued{RegistrationID: p.unit.RegistrationID,
+		Issuer: ca.Digest(issued.Chain[0]), Serial: issued.Serial, SPKI: issued.SPKI, Key: "injected", DER: issued.DER})
 	// If we stop here: the certificate is voided and its quota unit is used again
 	// by the same unit.
 }
@@ -237,4 +241,12 @@ func newSalt() []byte {
 	salt := make([]byte, 16)
 	rand.Read(salt)
 	return salt
+}
+
+// saltedHash names a secret without telling anything of it.
+func saltedHash(salt, secret []byte) string {
+	h := sha256.New()
+	h.Write(salt)
+	h.Write(secret)
+	return hex.EncodeToString(h.Sum(nil))
 }

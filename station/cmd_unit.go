@@ -1,0 +1,76 @@
+package main
+
+import (
+	"fmt"
+	"time"
+
+	"nameplate/records"
+	"nameplate/records/ledger"
+	"nameplate/station/web"
+)
+
+type unitCmd struct {
+	List unitListCmd `cmd:"" help:"List units."`
+	Show unitShowCmd `cmd:"" help:"Show a unit and its history."`
+}
+
+type unitListCmd struct {
+	Order string `help:"Only units of this order."`
+	State string `help:"Only units in this state: seen, claimed, keyed, issued, writing, verified, released."`
+}
+
+func (c *unitListCmd) Run(g *globals) error {
+	h, err := g.look()
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	fmt.Fprintf(g.out, "%-8s %-9s %-12s %-34s %-14s %-10s %s\n", "UNIT", "STATE", "SERIAL", "REGISTRATION ID", "ORDER", "ENROLLMENT", "HARDWARE")
+	for u, err := range h.Ledger.Units(g.ctx, ledger.UnitQuery{Order: c.Order, State: records.UnitState(c.State)}) {
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(g.out, "%-8s %-9s %-12s %-34s %-14s %-10s %s\n", u.ID, u.State, u.Serial, u.RegistrationID, u.Order, u.Enrollment, hardware(u))
+	}
+	return nil
+}
+
+func hardware(u records.Unit) string {
+	if len(u.Hardware) == 0 {
+		return ""
+	}
+	return u.Hardware[0].Value
+}
+
+type unitShowCmd struct {
+	Unit string `arg:"" help:"Unit number, registration ID, serial, hardware ID or certificate serial."`
+}
+
+func (c *unitShowCmd) Run(g *globals) error {
+	h, err := g.look()
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	u, events, err := h.History(g.ctx, c.Unit)
+	if err != nil {
+		return err
+	}
+	unit := web.Unit(u)
+	for _, row := range [][2]string{{"unit", unit.ID}, {"state", unit.State}, {"chip", unit.Chip}, {"serial", unit.Serial},
+		{"registration ID", unit.RegistrationID}, {"ID scope", unit.IDScope}, {"URL", unit.RegistrationURL}, {"attestation", unit.Attestation},
+		{"certificate", unit.CertificateSerial}, {"order", unit.Order}, {"customer", unit.Customer}, {"enrollment", unit.Enrollment}} {
+		if row[1] != "" {
+			fmt.Fprintf(g.out, "%-16s %s\n", row[0], row[1])
+		}
+	}
+	for _, id := range unit.Hardware {
+		fmt.Fprintf(g.out, "%-16s %s\n", id.Kind, id.Value)
+	}
+	fmt.Fprintln(g.out)
+	for _, e := range events {
+		line := web.Event(e)
+		fmt.Fprintf(g.out, "%8d  %s  %-20s %-18s %s\n", line.Seq, line.Time.Format(time.RFC3339), line.Kind, line.Actor, line.Text)
+	}
+	return nil
+}

@@ -1,0 +1,8 @@
+//go:build !crash
+
+package daemon
+
+import "nameplate/records"
+
+// crashPoint is where a build for crash tests dies on command; this one cannot.
+func crashPoint(string, records.Kind) {}

@@ -1,0 +1,118 @@
+package web
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+
+	"nameplate/ca"
+	"nameplate/flasher"
+	"nameplate/records"
+	"nameplate/station/api"
+	"nameplate/station/line"
+)
+
+// statusOf gives each refusal its HTTP status; those not named are 409: the
+// request is understood, and the state of things does not allow it.
+var statusOf = map[string]int{
+	"order-unknown":      404,
+	"unit-unknown":       404,
+	"slot-unknown":       404,
+	"customer-unknown":   404,
+	"order-invalid":      422,
+	"passphrase-wrong":   401,
+	"passphrase-empty":   422,
+	"socket-only":        403,
+	"browser-refused":    403,
+	"actor-invalid":      422,
+	"export-dir-invalid": 422,
+	"station-locked":     423,
+	"disk-full":          507,
+}
+
+// problem turns an error into what the caller is told. An error that nobody
+// wrote for a caller shows no inside.
+func problem(err error) *api.Problem {
+	var r *records.Refusal
+	var f *flasher.Refusal
+	var c *ca.Refusal
+	switch {
+	case errors.As(err, &r):
+	case errors.As(err, &f):
+		r = (*records.Refusal)(f)
+	case errors.As(err, &c):
+		r = (*records.Refusal)(c)
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return &api.Problem{Status: 503, Code: "timeout", Sentence: "The station did not finish in time.", Next: "Ask again."}
+	default:
+		return &api.Problem{Status: 500, Code: "internal", Sentence: "The station could not do this.", Next: "Its log says why."}
+	}
+	status := statusOf[r.Code]
+	if status == 0 {
+		status = 409
+	}
+	return &api.Problem{Status: status, Code: r.Code, Sentence: r.Sentence, Next: r.Next}
+}
+
+// Order turns an order into its wire form.
+func Order(o records.Order) api.Order {
+	return api.Order{ID: o.ID, Customer: o.Customer, Product: o.Product, Attestation: o.Terms.Attestation, Quota: o.Quota,
+		Claimed: o.Live, Released: o.Released, Pass: o.Passes, Fail: o.Fails, Error: o.Errors, Closed: o.Closed, ValidUntil: o.ValidUntil}
+}
+
+// Unit turns a unit into its wire form, without history.
+func Unit(u records.Unit) api.Unit {
+	out := api.Unit{ID: u.ID.String(), State: string(u.State), Family: u.Family, Chip: u.Chip, Order: u.Order, Customer: u.Customer,
+		Serial: u.Serial, RegistrationID: u.RegistrationID, RegistrationURL: u.RegistrationURL, IDScope: u.IDScope,
+		Attestation: u.Attestation, Verdict: string(u.Verdict), Enrollment: u.Enrollment}
+	for _, h := range u.Hardware {
+		out.Hardware = append(out.Hardware, api.Hardware(h))
+	}
+	if u.Cert != nil {
+		out.CertificateSerial = u.Cert.Serial
+	}
+	return out
+}
+
+// Event turns an event into a line of history.
+func Event(e records.Event) api.Event {
+	return api.Event{Seq: e.Seq, Time: e.Time, Actor: e.Actor.Kind + ":" + e.Actor.ID, Kind: string(e.Kind), Text: text(e)}
+}
+
+// text picks from an event's data what a person wants to read in a list.
+func text(e records.Event) string {
+	var data map[string]any
+	if json.Unmarshal(e.Data, &data) != nil {
+		return ""
+	}
+	var parts []string
+	for _, name := range []string{"slot", "verdict", "registration_id", "serial", "chip", "ref", "code", "sentence", "text", "reason"} {
+		if s, ok := data[name].(string); ok && s != "" {
+			parts = append(parts, s)
+		}
+	}
+	return strings.Join(parts, " · ")
+}
+
+// Slot turns a slot's status into its wire form.
+func Slot(s line.Status, port string) api.Slot {
+	out := api.Slot{Slot: s.Slot, Port: port, State: string(s.State), Order: s.Order, Serial: s.Serial, RegistrationID: s.RegistrationID,
+		Step: s.Step, Done: s.Done, Total: s.Total, Verdict: string(s.Verdict), Code: s.Code, Sentence: s.Sentence, Next: s.Next,
+		Started: s.Started, Ended: s.Ended}
+	if s.Unit != 0 {
+		out.Unit = s.Unit.String()
+	}
+	return out
+}
+
+// ParseActor reads "badge:4711" or "account:anna".
+func ParseActor(s string) (records.Actor, error) {
+	kind, id, ok := strings.Cut(s, ":")
+	if !ok || (kind != "badge" && kind != "account") || id == "" || len(id) > 64 || strings.ContainsAny(id, " \t\r\n") {
+		return records.Actor{}, &records.Refusal{Code: "actor-invalid", Sentence: fmt.Sprintf("%q names nobody.", s),
+			Next: "Write badge:NUMBER or account:NAME."}
+	}
+	return records.Actor{Kind: kind, ID: id}, nil
+}

@@ -140,6 +140,7 @@ func mustReadBack(t testing.TB, ctx context.Context, d flasher.Device, want flas
 }
 
 func TestIdentityGoesOntoABoardAndIsFoundThere(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct {
 		chip string
 		id   flasher.Identity
@@ -209,6 +210,7 @@ func TestIdentityGoesOntoABoardAndIsFoundThere(t *testing.T) {
 // The image lies where the partition table says, byte for byte, and nothing
 // around it has changed.
 func TestOnlyThePartitionIsWritten(t *testing.T) {
+	t.Parallel()
 	ctx, f := within(t), newFixture(t)
 	b := f.insert(t, boards.Config{Chip: "ESP32-C3"})
 	before, err := os.ReadFile(b.FlashPath())
@@ -306,6 +308,7 @@ func TestAbsentPortIsGone(t *testing.T) {
 }
 
 func TestFlashThatDoesNotHoldIsRefused(t *testing.T) {
+	t.Parallel()
 	ctx, f := within(t), newFixture(t)
 	f.insert(t, boards.Config{Chip: "ESP32-C3", Faults: boards.Faults{StuckCells: []uint32{0x9000 + 100}}})
 	d := mustProbe(t, ctx, f, options("ESP32-C3"))
@@ -329,6 +332,7 @@ func holds(t testing.TB, b *boards.Board, s flasher.Segment) bool {
 // However a write is cut, the board looks as if it held the identity only when
 // it does, to the last bit, and the next passage finishes it.
 func TestPulledCableIsSeenAndMended(t *testing.T) {
+	t.Parallel()
 	seen := 0
 	for block := 0; ; block++ { // 0: after the erase, before the first
 		faults := boards.Faults{PullAtBlock: block, PowerLostAfterErase: block == 0}

@@ -429,3 +429,29 @@ func TestPlanIsTheSameEachTimeAndRefusesMisfits(t *testing.T) {
 		}
 	})
 }
+
+// A hostile board may put anything into a well-framed answer.
+func FuzzHostileAnswer(f *testing.F) {
+	f.Add(byte(0x0A), uint32(0xFFFFFFFF), []byte{})
+	f.Add(byte(0x0E), uint32(0), bytes.Repeat([]byte{0xAA, 0x50, 1, 2}, 16))
+	f.Add(byte(0x0E), uint32(0), []byte{1})
+	f.Add(byte(0x13), uint32(0), []byte("zz"))
+	f.Add(byte(0x14), uint32(0), securityInfo(7, 0xFFFFFFFF))
+	f.Fuzz(func(t *testing.T, to byte, value uint32, data []byte) {
+		synctest.Test(t, func(t *testing.T) {
+			p := newPeer(t)
+			p.answer = func(_ int, op byte, frame []byte) {
+				if op == to {
+					frame = answerFrame(op, value, data, 0, 0)
+				}
+				p.send(frame)
+			}
+			if err := passage(t.Context(), p, options("ESP32-C3")); err == nil && to == 0x13 {
+				t.Error("a write that the chip never confirmed passed")
+			}
+			if s := p.far.State(); s.Open || s.DTR || s.RTS {
+				t.Errorf("the port was left as %+v", s)
+			}
+		})
+	})
+}

@@ -26,6 +26,13 @@ func (d *device) ReadBack(ctx context.Context, items []flasher.Item) (flasher.Ma
 	if err != nil {
 		return flasher.Manifest{}, nil
 	}
+	defer d.rom.forget()
+	defer func() { // blobs of several pieces are copies
+		for _, st := range stored {
+			b, _ := d.lookup(store, st.item)
+			clear(b)
+		}
+	}()
 	found := flasher.Manifest{}
 	for _, it := range items {
 		salt, err := hex.DecodeString(it.Salt)

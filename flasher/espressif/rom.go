@@ -51,6 +51,13 @@ type rom struct {
 	stale bool
 }
 
+// forget wipes what was read last; it may be a key.
+func (r *rom) forget() {
+	clear(r.buf[:])
+	clear(r.in.packet[:cap(r.in.packet)])
+	r.got = nil
+}
+
 // do sends a command and waits for its answer. Answers to other commands, late
 // or repeated, are passed over; but a ROM that does not know a command at all
 // repeats its last answer with "bad message" in it.
@@ -65,8 +72,10 @@ func (r *rom) do(ctx context.Context, limit time.Duration, c command, data []byt
 
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, errSilent)
 	defer cancel()
-	frame := appendFrame(nil, appendRequest(nil, c, data, sum))
-	defer clear(frame) // it may hold keys
+	request := appendRequest(nil, c, data, sum)
+	frame := appendFrame(nil, request)
+	defer clear(request) // they may hold keys
+	defer clear(frame)
 	if err := r.link.Write(ctx, frame); err != nil {
 		r.stale = true
 		return answer{}, fmt.Errorf("sending %s: %w", c, cause(ctx, err))

@@ -141,18 +141,20 @@ func (l *comLink) start(ctx context.Context, m Mode) error {
 		return err
 	}
 	answers, err := l.ask(ctx,
-		command{comSetBaud, baudValue(m.Baud)},
-		command{comSetDataSize, []byte{dataSizeEight}},
-		command{comSetParity, []byte{comParity[m.Parity]}},
-		command{comSetStopSize, []byte{stopSizeSingle}},
-		command{comSetControl, []byte{controlNoFlow}},
-		// Both lines in one segment. A far port without lines says so in its
-		// answers; that matters to SetLines, not here.
-		command{comSetControl, []byte{controlDTROff}},
-		command{comSetControl, []byte{controlRTSOff}})
+		// Both lines in one segment. A server whose port has none (ser2net on such
+		// a tty) does not confirm this, but it confirms what is behind.
+		command{code: comSetControl, value: []byte{controlDTROff}, optional: true},
+		command{code: comSetControl, value: []byte{controlRTSOff}, optional: true},
+		command{code: comSetBaud, value: baudValue(m.Baud)},
+		command{code: comSetDataSize, value: []byte{dataSizeEight}},
+		command{code: comSetParity, value: []byte{comParity[m.Parity]}},
+		command{code: comSetStopSize, value: []byte{stopSizeSingle}},
+		command{code: comSetControl, value: []byte{controlNoFlow}})
 	if err != nil {
 		return err
 	}
+	l.noLines = answers[0] == nil || answers[1] == nil
+	answers = answers[2:]
 	if err := checkBaud(m.Baud, answers[0]); err != nil {
 		return err
 	}
@@ -177,7 +179,16 @@ func (l *comLink) SetLines(ctx context.Context, dtr, rts bool) error {
 	}
 	// The protocol has no word for both, so one segment brings them within
 	// microseconds of each other.
-	answers, err := l.ask(ctx, command{comSetControl, []byte{d}}, command{comSetControl, []byte{r}})
+	var answers [][]byte
+	err := ctx.Err()
+	if err == nil && l.noLines {
+		err = ErrNoLines
+	}
+	if err == nil {
+		answers, err = l.ask(ctx,
+			command{code: comSetControl, value: []byte{d}},
+			command{code: comSetControl, value: []byte{r}})
+	}
 	if err == nil && (answers[0][0] != d || answers[1][0] != r) {
 		err = fmt.Errorf("%w (asked for %d and %d, got %d and %d)", ErrNoLines, d, r, answers[0][0], answers[1][0])
 	}
@@ -193,7 +204,7 @@ func (l *comLink) SetBaud(ctx context.Context, baud int) error {
 	err := Mode{Baud: baud}.check()
 	if err == nil {
 		var answers [][]byte
-		if answers, err = l.ask(ctx, command{comSetBaud, baudValue(baud)}); err == nil {
+		if answers, err = l.ask(ctx, command{code: comSetBaud, value: baudValue(baud)}); err == nil {
 			err = checkBaud(baud, answers[0])
 		}
 	}
@@ -206,7 +217,7 @@ func (l *comLink) SetBaud(ctx context.Context, baud int) error {
 // Discard drops at the server what it holds, and here everything before the
 // server's confirmation (see comLink.sub).
 func (l *comLink) Discard(ctx context.Context) error {
-	if _, err := l.ask(ctx, command{comPurge, []byte{purgeReceived}}); err != nil {
+	if _, err := l.ask(ctx, command{code: comPurge, value: []byte{purgeReceived}}); err != nil {
 		return fmt.Errorf("discarding input of %s: %w", l.uri, err)
 	}
 	return nil

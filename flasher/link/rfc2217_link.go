@@ -40,6 +40,7 @@ type comLink struct {
 	goroutines  sync.WaitGroup
 	closing     sync.Once
 	closed      error
+	noLines     bool // as found at open
 
 	sending    chan struct{} // holds a token while somebody writes to conn
 	unfinished []byte        // what a cut write still owes the far side's decoder; guarded by sending
@@ -54,10 +55,12 @@ type comLink struct {
 	err       error // why the link ended
 }
 
-// command is one client command of RFC 2217.
+// command is one client command of RFC 2217. If it is optional, a server that
+// confirms the others in a segment will not confirm it.
 type command struct {
-	code  byte
-	value []byte
+	code     byte
+	value    []byte
+	optional bool
 }
 
 // answer is a confirmation to come. The server confirms in order, so those of
@@ -167,14 +170,21 @@ func (l *comLink) sendData(ctx context.Context, escaped []byte) error {
 }
 
 // ask sends commands in one segment and returns the values of their answers,
-// none of which is empty.
+// none of which is empty; that of an optional command may be nil.
 func (l *comLink) ask(ctx context.Context, commands ...command) ([][]byte, error) {
 	limited, cancel := context.WithTimeout(ctx, answerLimit)
 	defer cancel()
 	answers, err := l.sendCommands(limited, commands)
 	l.Lock()
 	defer l.Unlock()
-	come := func() bool { return !slices.ContainsFunc(answers, func(a *answer) bool { return a.value == nil }) }
+	come := func() bool {
+		for i, a := range answers {
+			if a.value == nil && !commands[i].optional {
+				return false
+			}
+		}
+		return true
+	}
 	if err == nil {
 		l.asking++
 		l.changed() // the receiver may have stopped at bufferLimit
@@ -193,6 +203,7 @@ func (l *comLink) ask(ctx context.Context, commands ...command) ([][]byte, error
 		}
 		return nil, err
 	}
+	l.forget(answers) // those that did not come
 	values := make([][]byte, len(answers))
 	for i, a := range answers {
 		values[i] = a.value
@@ -220,6 +231,8 @@ func (l *comLink) sendCommands(ctx context.Context, commands []command) ([]*answ
 	sent, err := l.send(ctx, packet)
 	switch {
 	case err != nil && sent == 0:
+		l.Lock()
+		defer l.Unlock()
 		l.forget(answers)
 		return nil, err
 	case err != nil:
@@ -244,10 +257,8 @@ func (l *comLink) expect(commands []command) ([]*answer, error) {
 	return answers, nil
 }
 
-// forget takes answers out of their queues whose commands were never sent.
+// forget takes answers that will not come out of their queues. The lock is held.
 func (l *comLink) forget(answers []*answer) {
-	l.Lock()
-	defer l.Unlock()
 	for k, queue := range l.answers {
 		l.answers[k] = slices.DeleteFunc(queue, func(a *answer) bool { return slices.Contains(answers, a) })
 	}

@@ -36,7 +36,7 @@ func TestRFC2217SetsTheWholeMode(t *testing.T) {
 	s := newServer(t)
 	s.banner = "ser2net port 3001\r\n"
 	l := openServer(t, s, link.Mode{Baud: 65535, Parity: link.EvenParity})
-	want := []string{"1 00 00 ff ff", "2 08", "3 03", "4 01", "5 01", "5 09", "5 0c"}
+	want := []string{"5 09", "5 0c", "1 00 00 ff ff", "2 08", "3 03", "4 01", "5 01"}
 	if got := s.commands(); !slices.Equal(got, want) {
 		t.Errorf("commands %q, want %q", got, want)
 	}
@@ -102,6 +102,20 @@ func TestRFC2217TakesASpeedThatIsNearEnough(t *testing.T) {
 }
 
 func TestRFC2217PortWithoutLines(t *testing.T) {
+	s := newServer(t)
+	s.confirm = func(code byte, value []byte) []byte {
+		if code == 5 && value[0] > 3 {
+			return nil
+		}
+		return value
+	}
+	l := openServer(t, s, link.Mode{Baud: 115200})
+	if err := l.SetLines(t.Context(), false, true); !errors.Is(err, link.ErrNoLines) {
+		t.Error(err)
+	}
+}
+
+func TestRFC2217PortWithALineMissing(t *testing.T) {
 	s := newServer(t)
 	s.confirm = func(code byte, value []byte) []byte {
 		if code == 5 && value[0] == 8 {

@@ -75,7 +75,7 @@ func FuzzDecode(f *testing.F) {
 
 		l := &comLink{replies: make(chan []byte, maxReplies), answers: map[kind][]*answer{}}
 		l.options.hello()
-		if _, err := l.expect([]command{{comSetBaud, baudValue(1)}, {comSetControl, []byte{controlDTROn}}, {comPurge, []byte{purgeReceived}}}); err != nil {
+		if _, err := l.expect([]command{{code: comSetBaud}, {code: comSetControl, value: []byte{controlDTROn}}, {code: comPurge}}); err != nil {
 			t.Fatal(err)
 		}
 		_ = new(decoder).decode(p, (*comSink)(l)) // it may refuse

@@ -16,19 +16,21 @@ var errCancelled = errors.New("cancelled by request")
 // make the verdict FAIL. Every other refusal leaves open whether the board is
 // good: ERROR.
 var boardsFault = map[string]bool{
-	"chip-unknown":        true,
-	"chip-unexpected":     true,
-	"board-locked":        true,
-	"board-mac-invalid":   true,
-	"partition-missing":   true,
-	"partition-too-small": true,
-	"partition-encrypted": true,
-	"partition-table-bad": true,
-	"flash-verify-failed": true,
-	"flash-write-failed":  true,
-	"verify-mismatch":     true,
-	"board-mixed":         true,
-	"board-id-twice":      true,
+	"board-encrypted":            true,
+	"board-id-twice":             true,
+	"board-locked":               true,
+	"board-mixed":                true,
+	"board-refuses":              true,
+	"chip-unexpected":            true,
+	"chip-unknown":               true,
+	"flash-verify-failed":        true,
+	"mac-invalid":                true,
+	"partition-encrypted":        true,
+	"partition-missing":          true,
+	"partition-table-unreadable": true,
+	"partition-too-large":        true,
+	"partition-too-small":        true,
+	"verify-mismatch":            true,
 }
 
 // ending is how a passage ended short of PASS.

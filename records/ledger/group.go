@@ -3,7 +3,6 @@ package ledger
 import (
 	"context"
 	"database/sql"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -69,6 +68,7 @@ func (g *group) attempt(j *job) (own, fatal error) {
 			return nil, own
 		}
 		g.leaves, g.scrub = g.leaves[:mark], scrub
+		g.w.known.forget()
 		if err := g.w.exec(g.w.s.undo); err != nil {
 			return nil, refuse("going back to a savepoint", err)
 		}
@@ -133,56 +133,3 @@ func (g *group) get(doing string, s *sql.Stmt, dest any, args ...any) (bool, err
 	}
 	return true, nil
 }
-
-// Now is the time that this transaction's events get.
-func (g *group) Now() time.Time { return g.at }
-
-// ClockBehind: see records.View.
-func (g *group) ClockBehind() time.Duration { return g.behind }
-
-// Unit returns the unit as this transaction sees it.
-func (g *group) Unit(id records.UnitID) (records.Unit, error) {
-	var u records.Unit
-	var body []byte
-	found, err := g.get("reading unit", g.w.s.getUnit, &body, int64(id))
-	if err != nil || !found {
-		return u, err
-	}
-	return u, decodeRow("unit "+id.String(), body, &u)
-}
-
-// Order returns the order as this transaction sees it.
-func (g *group) Order(id string) (records.Order, error) {
-	var o records.Order
-	var body []byte
-	found, err := g.get("reading order", g.w.s.getOrder, &body, id)
-	if err != nil || !found {
-		return o, err
-	}
-	return o, decodeRow("order "+id, body, &o)
-}
-
-// Owner returns who owns the name, 0 if nobody does.
-func (g *group) Owner(space records.Space, name string) (int64, error) {
-	var owner int64
-	_, err := g.get("reading owner", g.w.s.getOwner, &owner, string(space), name)
-	return owner, err
-}
-
-func (g *group) putUnit(u records.Unit) error {
-	body, err := json.Marshal(u)
-	if err != nil {
-		return fmt.Errorf("encoding unit %s: %w", u.ID, err)
-	}
-	return g.exec1("storing unit", g.w.s.putUnit, int64(u.ID), u.Order, u.Customer, string(u.State), string(body))
-}
-
-func (g *group) putOrder(o records.Order) error {
-	body, err := json.Marshal(o)
-	if err != nil {
-		return fmt.Errorf("encoding order %s: %w", o.ID, err)
-	}
-	return g.exec1("storing order", g.w.s.putOrder, o.ID, o.Customer, o.Live, o.Quota, string(body))
-}
-
-var _ records.View = (*group)(nil)

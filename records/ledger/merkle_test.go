@@ -2,7 +2,6 @@ package ledger_test
 
 import (
 	"fmt"
-	"os/exec"
 	"strings"
 	"testing"
 
@@ -204,32 +203,5 @@ func TestDamageIsFoundAtOpen(t *testing.T) {
 			_, err = ledger.OpenReadOnly(ctx, path)
 			wantCode(t, err, "ledger-damaged")
 		})
-	}
-}
-
-// Debian's sqlite3 and sha256sum come to the same root: the recipe of
-// docs/ledger.md, for a ledger of two events.
-func TestStrangerRecomputesTheRoot(t *testing.T) {
-	needTool(t, "sqlite3")
-	needTool(t, "sha256sum")
-	path := create(t)
-	l := open(t, path)
-	many(t, l, 2)
-	root, err := l.Root(ctx, 2)
-	if err != nil {
-		t.Fatal(err)
-	}
-	script := `set -e
-leaf() { { printf '\000'; sqlite3 -readonly "$DB" "SELECT hex(bytes) FROM events WHERE seq = $1" | tr -d '\n' | fold -w2 | while read -r b || [ -n "$b" ]; do printf "\\$(printf %o 0x$b)"; done; } | sha256sum | cut -d' ' -f1; }
-node() { printf '01%s%s' "$1" "$2" | fold -w2 | while read -r b || [ -n "$b" ]; do printf "\\$(printf %o 0x$b)"; done | sha256sum | cut -d' ' -f1; }
-node "$(leaf 1)" "$(leaf 2)"`
-	cmd := exec.Command("bash", "-c", script)
-	cmd.Env = append(cmd.Environ(), "DB="+path)
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
-	if got := strings.TrimSpace(string(out)); got != fmt.Sprintf("%x", root[:]) {
-		t.Errorf("got %s, want %x", got, root[:])
 	}
 }

@@ -46,7 +46,8 @@ type writer struct {
 	commit  func() error
 	last    time.Time // of the last event
 	stepped bool      // the clock is behind, and the event that says so is written
-	scrub   bool      // a destroyed secret may still stand in the write-ahead log
+	known   known
+	scrub   bool // a destroyed secret may still stand in the write-ahead log
 }
 
 func newWriter(ctx context.Context, l *Ledger, conn *sql.Conn, c Config, last time.Time) (*writer, error) {
@@ -56,6 +57,7 @@ func newWriter(ctx context.Context, l *Ledger, conn *sql.Conn, c Config, last ti
 	}
 	w := &writer{l: l, clock: c.Clock, built: c.Built, conn: conn, s: s, last: last,
 		queue: make(chan *job), closing: make(chan struct{}), stopped: make(chan struct{})}
+	w.known.forget()
 	w.commit = func() error { return w.exec(s.commit) }
 	return w, nil
 }
@@ -190,6 +192,7 @@ func (w *writer) afterFailedCommit(err error) error {
 // rollback ends the transaction without a trace. SQLite may have done so by
 // itself already; then there is none to end.
 func (w *writer) rollback() error {
+	w.known.forget()
 	if err := w.exec(w.s.rollback); err != nil && primaryCode(err) != sqlite3.SQLITE_ERROR {
 		return fmt.Errorf("rolling back: %w", err)
 	}

@@ -24,11 +24,10 @@ type server struct {
 	toBoard *io.PipeReader // data from the client
 	fromNet *io.PipeWriter
 
-	// What a test may change before it opens the port.
+	// What a test may alter before the server starts.
 	confirm func(code byte, value []byte) []byte // the value to confirm; nil: none
 	refuse  byte                                 // an option to refuse
 	banner  string
-	mute    bool
 
 	mu   sync.Mutex
 	conn net.Conn
@@ -36,7 +35,7 @@ type server struct {
 	log  []string // commands as they came
 }
 
-func newServer(t *testing.T) *server {
+func newServer(t *testing.T, alter ...func(*server)) *server {
 	t.Helper()
 	lis, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -45,6 +44,9 @@ func newServer(t *testing.T) *server {
 	s := &server{t: t, lis: lis, refuse: 255}
 	s.confirm = func(_ byte, value []byte) []byte { return value }
 	s.toBoard, s.fromNet = io.Pipe()
+	for _, a := range alter {
+		a(s)
+	}
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		for {
@@ -124,10 +126,6 @@ func (s *server) serve(conn net.Conn) {
 		s.conn = nil
 		s.mu.Unlock()
 	}()
-	if s.mute {
-		io.Copy(io.Discard, conn)
-		return
-	}
 	s.raw([]byte(s.banner))
 	agreed := map[[2]byte]bool{}
 	for r := bufio.NewReader(conn); ; {
@@ -236,9 +234,8 @@ func (s *server) obey(sub []byte) error {
 	default:
 		s.t.Errorf("server: command %d % x", code, value)
 	}
-	confirm := s.confirm
 	s.mu.Unlock()
-	value = confirm(code, value)
+	value = s.confirm(code, value)
 	if value == nil {
 		return nil
 	}

@@ -33,8 +33,7 @@ func openServer(t *testing.T, s *server, m link.Mode) link.Link {
 // The far port gets its whole mode, and both lines go inactive, before Open
 // returns. 65535 baud and an escaped byte in the value: 00 00 ff ff.
 func TestRFC2217SetsTheWholeMode(t *testing.T) {
-	s := newServer(t)
-	s.banner = "ser2net port 3001\r\n"
+	s := newServer(t, func(s *server) { s.banner = "ser2net port 3001\r\n" })
 	l := openServer(t, s, link.Mode{Baud: 65535, Parity: link.EvenParity})
 	want := []string{"5 09", "5 0c", "1 00 00 ff ff", "2 08", "3 03", "4 01", "5 01"}
 	if got := s.commands(); !slices.Equal(got, want) {
@@ -79,8 +78,7 @@ func TestRFC2217ServerThatIsNone(t *testing.T) {
 		}, "a speed of no meaning"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			s := newServer(t)
-			c.alter(s)
+			s := newServer(t, c.alter)
 			_, err := s.port().Open(t.Context(), link.Mode{Baud: 115200, Parity: link.EvenParity})
 			if err == nil || !strings.Contains(err.Error(), c.text) || errors.Is(err, link.ErrGone) {
 				t.Fatal(err)
@@ -91,24 +89,26 @@ func TestRFC2217ServerThatIsNone(t *testing.T) {
 
 // Dividers give odd speeds.
 func TestRFC2217TakesASpeedThatIsNearEnough(t *testing.T) {
-	s := newServer(t)
-	s.confirm = func(code byte, value []byte) []byte {
-		if code == 1 {
-			return []byte{0, 1, 0xc2 + 1, 0} // 115456
+	s := newServer(t, func(s *server) {
+		s.confirm = func(code byte, value []byte) []byte {
+			if code == 1 {
+				return []byte{0, 1, 0xc2 + 1, 0} // 115456
+			}
+			return value
 		}
-		return value
-	}
+	})
 	openServer(t, s, link.Mode{Baud: 115200})
 }
 
 func TestRFC2217PortWithoutLines(t *testing.T) {
-	s := newServer(t)
-	s.confirm = func(code byte, value []byte) []byte {
-		if code == 5 && value[0] > 3 {
-			return nil
+	s := newServer(t, func(s *server) {
+		s.confirm = func(code byte, value []byte) []byte {
+			if code == 5 && value[0] > 3 {
+				return nil
+			}
+			return value
 		}
-		return value
-	}
+	})
 	l := openServer(t, s, link.Mode{Baud: 115200})
 	if err := l.SetLines(t.Context(), false, true); !errors.Is(err, link.ErrNoLines) {
 		t.Error(err)
@@ -116,13 +116,14 @@ func TestRFC2217PortWithoutLines(t *testing.T) {
 }
 
 func TestRFC2217PortWithALineMissing(t *testing.T) {
-	s := newServer(t)
-	s.confirm = func(code byte, value []byte) []byte {
-		if code == 5 && value[0] == 8 {
-			return []byte{9}
+	s := newServer(t, func(s *server) {
+		s.confirm = func(code byte, value []byte) []byte {
+			if code == 5 && value[0] == 8 {
+				return []byte{9}
+			}
+			return value
 		}
-		return value
-	}
+	})
 	l := openServer(t, s, link.Mode{Baud: 115200})
 	if err := l.SetLines(t.Context(), true, false); !errors.Is(err, link.ErrNoLines) {
 		t.Error(err)
@@ -135,29 +136,26 @@ func TestRFC2217PortWithALineMissing(t *testing.T) {
 // The confirmation of a command whose caller gave up is not taken for that of
 // the next one.
 func TestRFC2217LateConfirmation(t *testing.T) {
-	s := newServer(t)
-	l := openServer(t, s, link.Mode{Baud: 115200})
 	asked := make(chan struct{})
-	s.mu.Lock()
-	s.confirm = func(code byte, value []byte) []byte {
-		if code == 5 && value[0] == 11 {
-			close(asked)
-			return nil
+	s := newServer(t, func(s *server) {
+		s.confirm = func(code byte, value []byte) []byte {
+			switch {
+			case code == 5 && value[0] == 11: // RTS on: not yet
+				close(asked)
+				return nil
+			case code == 5 && value[0] == 9 && s.state().RTS: // DTR off, behind it
+				s.raw([]byte{0xff, 250, 44, 105, 11, 0xff, 240})
+			}
+			return value
 		}
-		return value
-	}
-	s.mu.Unlock()
+	})
+	l := openServer(t, s, link.Mode{Baud: 115200})
 	ctx, cancel := context.WithCancel(t.Context())
 	go func() { <-asked; cancel() }()
 	if err := l.SetLines(ctx, true, true); !errors.Is(err, context.Canceled) {
 		t.Fatal(err)
 	}
-	done := make(chan error, 1)
-	go func() { done <- l.SetLines(t.Context(), false, false) }()
-	if err := s.raw([]byte{0xff, 250, 44, 105, 11, 0xff, 240}); err != nil { // late
-		t.Fatal(err)
-	}
-	if err := <-done; err != nil {
+	if err := l.SetLines(t.Context(), false, false); err != nil {
 		t.Error(err)
 	}
 }

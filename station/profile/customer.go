@@ -56,8 +56,6 @@ type Service struct {
 // Enrollment is what every enrollment says beside the identity; names and
 // values are those of the service's IndividualEnrollment (API 2021-10-01).
 type Enrollment struct {
-	// ProvisioningStatus is enabled or disabled. Default enabled.
-	ProvisioningStatus string `yaml:"provisioning_status,optional"`
 	// AllocationPolicy is how the service picks the hub: hashed, geoLatency or
 	// static. Default: the service's own.
 	AllocationPolicy string `yaml:"allocation_policy,optional"`
@@ -83,7 +81,7 @@ var (
 func loadCustomer(file string) (Customer, Problems, error) {
 	c := Customer{
 		Service:    Service{PerMinute: 200},
-		Enrollment: Enrollment{ProvisioningStatus: "enabled", Reprovision: Reprovision{UpdateHubAssignment: true, MigrateDeviceData: true}},
+		Enrollment: Enrollment{Reprovision: Reprovision{UpdateHubAssignment: true, MigrateDeviceData: true}},
 	}
 	d, err := decodeFile(file, &c)
 	if err != nil {
@@ -112,7 +110,6 @@ func loadCustomer(file string) (Customer, Problems, error) {
 	}
 	d.between("service.per_minute", int64(s.PerMinute), 1, 100_000)
 	e := c.Enrollment
-	d.oneOf("enrollment.provisioning_status", e.ProvisioningStatus, "enabled", "disabled")
 	if _, given := d.lines["enrollment.allocation_policy"]; given {
 		d.oneOf("enrollment.allocation_policy", e.AllocationPolicy, "hashed", "geoLatency", "static")
 	}

@@ -197,7 +197,6 @@ func TestProblems(t *testing.T) {
 		{customer, "c1.key", "/etc/c1.key", `customers/c1.yaml:7: service.key_file is "/etc/c1.key"; expected a path within the station's folder; put the file there`},
 		{customer, "c1.key", "c1.key\n  ca_file: ../ca.pem", `customers/c1.yaml:8: service.ca_file is "../ca.pem"; expected a path within the station's folder; put the file there`},
 		{customer, "c1.key", "c1.key\n  per_minute: 0", `customers/c1.yaml:8: service.per_minute is 0; expected a number from 1 to 100000; correct the value`},
-		{customer, "allocation_policy: hashed", "provisioning_status: on", `customers/c1.yaml:9: enrollment.provisioning_status is "on"; expected enabled or disabled; choose one of them`},
 		{customer, "hashed", "custom", `customers/c1.yaml:9: enrollment.allocation_policy is "custom"; expected hashed or geoLatency or static; choose one of them`},
 		{customer, "hashed", "static", `customers/c1.yaml:9: allocation_policy static names no hub; expected iothub_hostname beside it; add it, or choose another policy`},
 		{customer, "hashed", "hashed\n  iothub_hostname: hub.example", `customers/c1.yaml:10: iothub_hostname has no effect; expected allocation_policy: static beside it; add that, or remove the hub`},

@@ -88,7 +88,7 @@ func TestDefaults(t *testing.T) {
 		t.Errorf("got %+v", s)
 	}
 	c := set.Customers["c1"]
-	if c.Service.PerMinute != 200 || c.Enrollment.ProvisioningStatus != "enabled" ||
+	if c.Service.PerMinute != 200 ||
 		c.Enrollment.Reprovision != (profile.Reprovision{UpdateHubAssignment: true, MigrateDeviceData: true}) {
 		t.Errorf("got %+v", c)
 	}

@@ -40,7 +40,7 @@ type batch struct {
 // history is the first pass. Events are decoded, hashed and checked on all
 // cores, and then judged one after the other.
 func (r *run) history(ctx context.Context) error {
-	marks, err := r.checkpoints(ctx)
+	pending, err := r.checkpoints(ctx)
 	if err != nil {
 		return err
 	}
@@ -56,7 +56,7 @@ func (r *run) history(ctx context.Context) error {
 				r.found(e.seq, "the numbering is broken", fmt.Sprintf("event %d", want), fmt.Sprintf("event %d", e.seq))
 			}
 			r.tree.add(e.leaf)
-			marks = r.judgeTree(e.seq, marks)
+			pending = r.judgeTree(e.seq, pending)
 			if e.err != nil {
 				r.found(e.seq, "what is stored is no event: "+e.err.Error(), "", "")
 				last.Seq = e.seq
@@ -77,7 +77,7 @@ func (r *run) history(ctx context.Context) error {
 			r.found(0, "the stored tree is not that of the stored events", stored.String(), r.report.Root.String())
 		}
 	}
-	for _, c := range marks {
+	for _, c := range pending {
 		r.found(0, c.name()+" covers events that are not here", fmt.Sprintf("%d events", c.size), fmt.Sprintf("%d", r.tree.size))
 	}
 	return nil

@@ -215,7 +215,8 @@ func (l *comLink) SetBaud(ctx context.Context, baud int) error {
 }
 
 // Discard drops at the server what it holds, and here everything before the
-// server's confirmation (see comLink.sub).
+// server's confirmation (see comSink.sub). A server that collects bytes before
+// it sends them may send some after it: ser2net needs "chardelay: false".
 func (l *comLink) Discard(ctx context.Context) error {
 	if _, err := l.ask(ctx, command{code: comPurge, value: []byte{purgeReceived}}); err != nil {
 		return fmt.Errorf("discarding input of %s: %w", l.uri, err)

@@ -136,4 +136,3 @@ func (l *comLink) forget(answers []*answer) {
 		l.answers[k] = slices.DeleteFunc(queue, func(a *answer) bool { return slices.Contains(answers, a) })
 	}
 }
-

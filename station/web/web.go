@@ -6,12 +6,13 @@ package web
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"log"
 	"net"
 	"net/http"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -45,6 +46,9 @@ type Server struct {
 // headerLimit bounds how long a caller may take to say what it wants.
 const headerLimit = 10 * time.Second
 
+// idleLimit bounds how long a connection is kept for a caller that says nothing.
+const idleLimit = 2 * time.Minute
+
 // stopLimit bounds how long running calls may take to end when the station stops.
 const stopLimit = 5 * time.Second
 
@@ -53,7 +57,7 @@ type socketKey struct{}
 // Serve answers on both doors until ctx ends. Calls through the socket may act;
 // calls through the loopback address may only look.
 func (s *Server) Serve(ctx context.Context, socket, loopback net.Listener) error {
-	srv := &http.Server{Handler: s.Handler(), ReadHeaderTimeout: headerLimit,
+	srv := &http.Server{Handler: s.Handler(), ReadHeaderTimeout: headerLimit, IdleTimeout: idleLimit, ErrorLog: log.New(s.Log, "", 0),
 		BaseContext: func(l net.Listener) context.Context {
 			return context.WithValue(ctx, socketKey{}, l == socket)
 		}}
@@ -80,13 +84,6 @@ func (s *Server) Serve(ctx context.Context, socket, loopback net.Listener) error
 // the socket may only look.
 func (s *Server) Handler() http.Handler {
 	mux := http.NewServeMux()
-	huma.NewError = func(status int, message string, details ...error) huma.StatusError {
-		if len(details) > 0 {
-			message = errors.Join(details...).Error()
-		}
-		return &api.Problem{Status: status, Code: "request-invalid", Sentence: "The station does not understand the request: " + message + ".",
-			Next: "See /api/v1/openapi.yaml."}
-	}
 	config := huma.DefaultConfig("Nameplate station", "1")
 	config.OpenAPIPath = "/openapi"
 	config.DocsPath, config.SchemasPath = "", "" // the documentation page loads scripts from the network
@@ -94,7 +91,41 @@ func (s *Server) Handler() http.Handler {
 	config.Servers = []*huma.Server{{URL: "/api/v1"}}
 	routes := humago.NewWithPrefix(mux, "/api/v1", config)
 	s.routes(routes)
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		refuse(w, &records.Refusal{Code: "path-unknown", Sentence: fmt.Sprintf("The station has no %s %s.", r.Method, r.URL.Path),
+			Next: "See /api/v1/openapi.yaml."})
+	})
 	return guard(mux)
+}
+
+// init gives the framework our form for the requests that it refuses itself. The
+// setting is the whole program's, so it is made once and before any request.
+func init() {
+	huma.NewError = func(status int, message string, details ...error) huma.StatusError {
+		for i, d := range details {
+			if i == 0 {
+				message = ""
+			} else {
+				message += "; "
+			}
+			message += detail(d)
+		}
+		return &api.Problem{Status: status, Code: "request-invalid", Sentence: "The station does not understand the request: " + message + ".",
+			Next: "See /api/v1/openapi.yaml."}
+	}
+}
+
+// detail says what is wrong and where, without the value: it may be a passphrase.
+func detail(err error) string {
+	var d huma.ErrorDetailer
+	if !errors.As(err, &d) {
+		return "the body cannot be read"
+	}
+	at := d.ErrorDetail()
+	if at.Location == "" {
+		return at.Message
+	}
+	return at.Message + " (" + at.Location + ")"
 }
 
 // guard refuses what a web page in the operator's browser could forge, and
@@ -178,6 +209,17 @@ func (s *Server) denied(ctx context.Context, in any, action string, p *api.Probl
 
 func (a acting) who() acting { return a }
 
+// Resolve is called when the request is read whole. It takes away the limit that
+// the framework set for reading the body: when that runs out on the connection,
+// net/http ends the request's context, and with it an action that takes longer
+// than a body may.
+func (acting) Resolve(ctx huma.Context) []error {
+	if err := ctx.SetReadDeadline(time.Time{}); err != nil && !errors.Is(err, http.ErrNotSupported) {
+		return []error{fmt.Errorf("ending the limit of the body: %w", err)}
+	}
+	return nil
+}
+
 func (s *Server) routes(routes huma.API) {
 	handle(s, routes, "GET", "/station", "station show", func(ctx context.Context, _ *struct{}) (*out[api.Station], error) {
 		state := "locked"
@@ -255,7 +297,7 @@ func (s *Server) orderRoutes(routes huma.API) {
 func (s *Server) unitRoutes(routes huma.API) {
 	handle(s, routes, "GET", "/units", "unit list", func(ctx context.Context, in *struct {
 		Order string `query:"order"`
-		State string `query:"state"`
+		State string `query:"state" enum:"seen,claimed,keyed,issued,writing,verified,released"`
 		After int64  `query:"after" doc:"the number of the last unit of the page before"`
 		Limit int    `query:"limit" minimum:"1" maximum:"10000" default:"1000"`
 	}) (*out[[]api.Unit], error) {
@@ -355,7 +397,7 @@ func Ports(set profile.Set, found []link.Found) []api.Port {
 
 func (s *Server) pushRoutes(routes huma.API) {
 	handle(s, routes, "GET", "/push", "push status", func(ctx context.Context, _ *struct{}) (*out[[]api.Push], error) {
-		list, err := Pushes(ctx, s.Home.Ledger)
+		list, err := Pushes(ctx, s.Home.Ledger.Ledger)
 		return answer(list), err
 	})
 	handle(s, routes, "POST", "/push/{id}/retry", "push retry", func(ctx context.Context, in *struct {
@@ -401,5 +443,5 @@ func refuse(w http.ResponseWriter, r *records.Refusal) {
 	p := problem(r)
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(p.Status)
-	fmt.Fprintf(w, `{"status":%d,"code":%s,"sentence":%s,"next":%s}`+"\n", p.Status, strconv.Quote(p.Code), strconv.Quote(p.Sentence), strconv.Quote(p.Next))
+	_ = json.NewEncoder(w).Encode(p) // a caller that has gone needs no answer
 }

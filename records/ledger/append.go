@@ -133,14 +133,15 @@ func complete(d records.Draft) error {
 }
 
 func (g *group) foldUnit(e records.Event) error {
-	u, err := g.Unit(e.Unit)
+	before, err := g.Unit(e.Unit)
 	if err != nil {
 		return err
 	}
-	if u, err = records.ApplyUnit(u, e); err != nil {
+	u, err := records.ApplyUnit(before, e)
+	if err != nil {
 		return err
 	}
-	return g.putUnit(u)
+	return g.putUnit(before, u)
 }
 
 // foldOrder returns the order that the event names, after the event.

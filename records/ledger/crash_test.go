@@ -154,7 +154,7 @@ func underStrace(t *testing.T, path, syscalls string, injections ...string) []st
 		args = append(args, "-e", "inject="+i)
 	}
 	cmd := exec.Command("strace", append(args, os.Args[0])...)
-	cmd.Env = append(os.Environ(), "LEDGER_CHILD="+path, "LEDGER_COUNT=30", "LEDGER_CALLERS=1")
+	cmd.Env = append(os.Environ(), "LEDGER_CHILD="+path, "LEDGER_COUNT=60", "LEDGER_CALLERS=1")
 	out, err := cmd.CombinedOutput()
 	if err != nil && strings.Contains(string(out), "ptrace") && os.Getenv("NAMEPLATE_TOOLS") != "1" {
 		t.Skipf("skipped: strace may not trace here: %s", out)
@@ -207,7 +207,7 @@ func TestFlushFails(t *testing.T) {
 			t.Errorf("the child says %q", line)
 		}
 	}
-	if stored == 0 || stored+unknown != 30 {
+	if stored == 0 || stored+unknown != 60 {
 		t.Fatalf("%d stored, %d unknown: %q", stored, unknown, said)
 	}
 	l := open(t, path)

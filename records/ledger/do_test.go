@@ -243,10 +243,9 @@ func TestQuotaHolds(t *testing.T) {
 	l := open(t, create(t))
 	do(t, l, orderOpened("wo-1", records.SymmetricKey, 3))
 	var units []records.UnitID
-	var passages []records.PassageID
 	for i := range 8 {
-		u, p := seen(t, l, fmt.Sprintf("slot-%d", i), fmt.Sprintf("mac-%d", i))
-		units, passages = append(units, u), append(passages, p)
+		u, _ := seen(t, l, fmt.Sprintf("slot-%d", i), fmt.Sprintf("mac-%d", i))
+		units = append(units, u)
 	}
 	var all sync.WaitGroup
 	claims := make([]records.IdentityClaimed, len(units))

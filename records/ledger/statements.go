@@ -15,7 +15,8 @@ type statements struct {
 
 	putEvent, putTile, putCheckpoint *sql.Stmt
 
-	getUnit, putUnit              *sql.Stmt
+	getUnit, addUnit              *sql.Stmt
+	claimUnit, moveUnit, setUnit  *sql.Stmt
 	getOrder, putOrder            *sql.Stmt
 	getOwner, putOwner, freeOwner *sql.Stmt
 	putSeal, blankSeal            *sql.Stmt
@@ -44,8 +45,11 @@ func (s *statements) texts() []struct {
 		{&s.putCheckpoint, "INSERT INTO checkpoints (size, text) VALUES (?, ?) ON CONFLICT (size) DO UPDATE SET text = excluded.text"},
 
 		{&s.getUnit, "SELECT body FROM units WHERE id = ?"},
-		{&s.putUnit, `INSERT INTO units (id, ord, customer, state, body) VALUES (?, ?, ?, ?, ?)
-			ON CONFLICT (id) DO UPDATE SET ord = excluded.ord, customer = excluded.customer, state = excluded.state, body = excluded.body`},
+		{&s.addUnit, "INSERT INTO units (body, state, ord, customer, id) VALUES (?, ?, ?, ?, ?)"},
+		// SQLite rewrites the index of every column that is named, changed or not.
+		{&s.claimUnit, "UPDATE units SET body = ?, state = ?, ord = ?, customer = ? WHERE id = ?"},
+		{&s.moveUnit, "UPDATE units SET body = ?, state = ? WHERE id = ?"},
+		{&s.setUnit, "UPDATE units SET body = ? WHERE id = ?"},
 		{&s.getOrder, "SELECT body FROM orders WHERE id = ?"},
 		{&s.putOrder, `INSERT INTO orders (id, customer, live, quota, body) VALUES (?, ?, ?, ?, ?)
 			ON CONFLICT (id) DO UPDATE SET live = excluded.live, body = excluded.body`},

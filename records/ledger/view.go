@@ -90,13 +90,23 @@ func (g *group) Owner(space records.Space, name string) (int64, error) {
 	return owner, err
 }
 
-func (g *group) putUnit(u records.Unit) error {
-	body, err := json.Marshal(u)
+// putUnit stores what an event made of the unit.
+func (g *group) putUnit(before, u records.Unit) error {
+	b, err := json.Marshal(u)
 	if err != nil {
 		return fmt.Errorf("encoding unit %s: %w", u.ID, err)
 	}
 	g.w.known.unit(u)
-	return g.exec1("storing unit", g.w.s.putUnit, int64(u.ID), u.Order, u.Customer, string(u.State), string(body))
+	s, body, state, id := g.w.s, string(b), string(u.State), int64(u.ID)
+	switch {
+	case before.ID == 0:
+		return g.exec1("storing unit", s.addUnit, body, state, u.Order, u.Customer, id)
+	case before.Order != u.Order || before.Customer != u.Customer:
+		return g.exec1("storing unit", s.claimUnit, body, state, u.Order, u.Customer, id)
+	case before.State != u.State:
+		return g.exec1("storing unit", s.moveUnit, body, state, id)
+	}
+	return g.exec1("storing unit", s.setUnit, body, id)
 }
 
 func (g *group) putOrder(o records.Order) error {

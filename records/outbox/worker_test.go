@@ -25,12 +25,12 @@ func pass(d time.Duration) {
 // never over it in any 60 seconds, though each call takes longer than a step.
 func TestP8RateHolds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		const perMinute, units = 20, 1200
-		b := start(t, units, perMinute, func(b *bench, _ *outbox.Config) { b.service.latency = 10 * time.Second })
-		pass(7 * time.Minute)
+		const perMinute, units = 10, 400
+		b := start(t, units, perMinute, func(b *bench, _ *outbox.Config) { b.service.latency = 20 * time.Second })
+		pass(5 * time.Minute)
 		b.wantAccepted()
 		must(t, b.stop())
-		calls := b.service.calls
+		calls := b.service.times()
 		if len(calls) != units/outbox.MaxItems {
 			t.Fatalf("%d calls for %d units", len(calls), units)
 		}
@@ -56,7 +56,7 @@ func wantRate(t *testing.T, calls []time.Time, perMinute int, share float64) {
 // TestP8PoisonStopsNobody: among many good records there is one of each bad kind.
 func TestP8PoisonStopsNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		const units, perMinute = 400, 60
+		const units, perMinute = 250, 60
 		var refused, conflict, invalid, breaking records.UnitID
 		holds := func(items []outbox.Item, unit records.UnitID) bool {
 			for _, it := range items {
@@ -83,8 +83,8 @@ func TestP8PoisonStopsNobody(t *testing.T) {
 			}
 		})
 		bad := map[records.UnitID]string{refused: "enrollment-refused", conflict: "enrollment-conflict", invalid: "trouble", breaking: "enrollment-breaks-service"}
-		// Everything good fits into 40 calls; the bad ones cost some 25 more.
-		pass(90 * time.Second)
+		// Everything good fits into 25 calls; the bad ones cost some 25 more.
+		pass(80 * time.Second)
 		b.wantAccepted(refused, conflict, invalid, breaking)
 		// Only while others pass is it sure that the breaking one is to blame.
 		for range 3 {
@@ -104,7 +104,7 @@ func TestP8PoisonStopsNobody(t *testing.T) {
 		}
 		must(t, b.stop())
 		// No wait for the poison's sake: the pace is the only brake.
-		wantRate(t, b.service.calls[:units/outbox.MaxItems], perMinute, 0.98)
+		wantRate(t, b.service.times()[:units/outbox.MaxItems], perMinute, 0.98)
 	})
 }
 
@@ -121,7 +121,7 @@ func TestRetryAfterHoldsEverything(t *testing.T) {
 			}
 		})
 		pass(89 * time.Second)
-		if n := len(b.service.calls); n != 1 {
+		if n := len(b.service.times()); n != 1 {
 			t.Errorf("%d calls before the time, want 1", n)
 		}
 		b.worker.Kick() // a unit is released: that changes nothing
@@ -144,7 +144,7 @@ func TestOutage(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var back time.Time
-				b := start(t, 150, 6000, func(b *bench, _ *outbox.Config) {
+				b := start(t, 60, 6000, func(b *bench, _ *outbox.Config) {
 					back = time.Now().Add(time.Hour)
 					b.service.say = func(*service, []outbox.Item) (map[records.UnitID]outbox.Answer, error) {
 						if time.Now().Before(back) {
@@ -155,15 +155,16 @@ func TestOutage(t *testing.T) {
 				})
 				pass(time.Until(back))
 				// A first volley, then a probe a minute or so.
-				if n := len(b.service.calls); n < 60 || n > 160 {
+				if n := len(b.service.times()); n < 60 || n > 160 {
 					t.Errorf("%d calls in an hour of trouble", n)
 				}
-				for i := 30; i < len(b.service.calls); i++ {
-					if gap := b.service.calls[i].Sub(b.service.calls[i-1]); gap < time.Second {
+				calls := b.service.times()
+				for i := 30; i < len(calls); i++ {
+					if gap := calls[i].Sub(calls[i-1]); gap < time.Second {
 						t.Errorf("call %d came %s after the one before", i, gap)
 					}
 				}
-				if s := b.status(); s.Due != 150 || s.Aside != 0 || s.Accepted != 0 || s.LastError == "" {
+				if s := b.status(); s.Due != 60 || s.Aside != 0 || s.Accepted != 0 || s.LastError == "" {
 					t.Errorf("status = %+v", s)
 				}
 				pass(3 * time.Minute)
@@ -179,8 +180,8 @@ func TestLockedStation(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := start(t, 25, 6000, func(b *bench, _ *outbox.Config) { b.vault.lock(true) })
 		pass(10 * time.Minute)
-		if s := b.status(); len(b.service.calls) != 0 || s.Due != 25 || s.Aside != 0 || s.LastError != "the station is locked" {
-			t.Errorf("%d calls, status %+v", len(b.service.calls), s)
+		if s := b.status(); len(b.service.times()) != 0 || s.Due != 25 || s.Aside != 0 || s.LastError != "the station is locked" {
+			t.Errorf("%d calls, status %+v", len(b.service.times()), s)
 		}
 		b.vault.lock(false)
 		pass(2 * time.Minute)
@@ -233,8 +234,8 @@ func TestResultCannotBeRecorded(t *testing.T) {
 				pass(time.Minute)
 				b.wantAccepted()
 				accepted := b.events(b.units[0])[0].(records.EnrollmentAccepted)
-				if want := map[bool]int{false: 3, true: 1}[applied]; len(b.service.calls) != want || accepted.Found == applied {
-					t.Errorf("%d calls, want %d; event %+v", len(b.service.calls), want, accepted)
+				if want := map[bool]int{false: 3, true: 1}[applied]; len(b.service.times()) != want || accepted.Found == applied {
+					t.Errorf("%d calls, want %d; event %+v", len(b.service.times()), want, accepted)
 				}
 				must(t, b.stop())
 			})
@@ -260,8 +261,8 @@ func TestStopDuringCall(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := start(t, 5, 6000, func(b *bench, _ *outbox.Config) { b.service.latency = time.Minute })
 		pass(time.Second)
-		if len(b.service.calls) != 1 {
-			t.Fatalf("%d calls", len(b.service.calls))
+		if len(b.service.times()) != 1 {
+			t.Fatalf("%d calls", len(b.service.times()))
 		}
 		items, err := b.ledger.OutboxDue(t.Context(), "customer-a", time.Now(), 10)
 		must(t, err)

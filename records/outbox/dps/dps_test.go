@@ -449,6 +449,26 @@ func TestNothingSecretIsRepeated(t *testing.T) {
 	}
 }
 
+// TestIncompleteItem: an item that cannot be sent is refused, its neighbours go.
+func TestIncompleteItem(t *testing.T) {
+	_, client := open(t, nil)
+	short := symmetric(1)
+	short.Key = short.Key[:8]
+	none := outbox.Item{Unit: 2, RegistrationID: "dev-2", Attestation: records.X509}
+	answers := push(t, client, short, symmetric(3), none)
+	for i, want := range []outbox.Outcome{outbox.Refused, outbox.Accepted, outbox.Refused} {
+		if a := answers[i]; a.Outcome != want || (a.Refusal != nil) != (want == outbox.Refused) {
+			t.Errorf("answer %d = %+v", i, a)
+		}
+	}
+	if got, want := answers[2].Refusal.Sentence, `dev-2 cannot be enrolled: the record of unit U2 lacks what attestation "x509" needs.`; got != want {
+		t.Errorf("sentence %q", got)
+	}
+	if a := push(t, client, short)[0]; a.Refusal.Code != "enrollment-incomplete" {
+		t.Errorf("alone: %+v", a)
+	}
+}
+
 func TestNewRefusals(t *testing.T) {
 	for endpoint, settings := range map[string]dps.Settings{
 		"":                      {},

@@ -18,34 +18,44 @@ import (
 // Push creates the items' enrollments in one bulk call of mode "create", which
 // changes nothing that exists. An item that exists is fetched and compared.
 func (c *Client) Push(ctx context.Context, items []outbox.Item) ([]outbox.Answer, error) {
-	body := bulk{Mode: "create", Enrollments: make([]enrollment, len(items))}
+	answers := make([]outbox.Answer, len(items))
+	body := bulk{Mode: "create"}
+	var sent []outbox.Item
+	var places []int // of those sent, in items
 	for i, it := range items {
-		var err error
-		if body.Enrollments[i], err = c.settings.enroll(it); err != nil {
-			return nil, fmt.Errorf("preparing enrollment: %w", err)
+		e, err := c.settings.enroll(it)
+		if err != nil {
+			answers[i] = outbox.Answer{Outcome: outbox.Refused, Refusal: &records.Refusal{Code: "enrollment-incomplete",
+				Sentence: fmt.Sprintf("%s cannot be enrolled: %s.", it.RegistrationID, err),
+				Next:     "Have the station's maintainer look at the unit's record.", Err: err}}
+			continue
 		}
+		body.Enrollments = append(body.Enrollments, e)
+		sent, places = append(sent, it), append(places, i)
+	}
+	if len(sent) == 0 {
+		return answers, nil
 	}
 	data, err := c.call(ctx, http.MethodPost, "/enrollments", body)
 	if err != nil {
 		return nil, err
 	}
-	failed, err := decodeBulk(data, items)
+	failed, err := decodeBulk(data, sent)
 	if err != nil {
 		return nil, broken(err)
 	}
-	answers := make([]outbox.Answer, len(items))
-	for i, it := range items {
+	for n, it := range sent {
 		e, bad := failed[strings.ToLower(it.RegistrationID)]
+		answer := outbox.Answer{Outcome: outbox.Accepted}
 		switch {
-		case !bad:
-			answers[i] = outbox.Answer{Outcome: outbox.Accepted}
-		case e.ErrorCode/1000 == http.StatusConflict:
+		case bad && e.ErrorCode/1000 == http.StatusConflict:
 			// The items that were created must not wait for these: a failure to
 			// compare one is that item's answer.
-			answers[i] = c.compare(ctx, it)
-		default:
-			answers[i] = refusedItem(it, e)
+			answer = c.compare(ctx, it)
+		case bad:
+			answer = refusedItem(it, e)
 		}
+		answers[places[n]] = answer
 	}
 	return answers, nil
 }

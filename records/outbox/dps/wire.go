@@ -113,7 +113,7 @@ func (s Settings) enroll(it outbox.Item) (enrollment, error) {
 		e.Attestation.X509 = &x509att{ClientCertificates: &certificates{Primary: &certificate{
 			Certificate: string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: it.DER}))}}}
 	default:
-		return e, fmt.Errorf("unit %s has attestation %q without what it needs", it.Unit, it.Attestation)
+		return e, fmt.Errorf("the record of unit %s lacks what attestation %q needs", it.Unit, it.Attestation)
 	}
 	return e, nil
 }

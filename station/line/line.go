@@ -22,7 +22,6 @@ import (
 // Ledger is what the line writes to.
 type Ledger interface {
 	Do(ctx context.Context, decide func(records.View) ([]records.Draft, error)) ([]records.Event, error)
-	Unit(ctx context.Context, id records.UnitID) (records.Unit, error)
 }
 
 // Issuer signs device certificates.

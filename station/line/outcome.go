@@ -43,28 +43,38 @@ type ending struct {
 // judge turns the error of a step into what happened, the verdict, and what a
 // person is told.
 func judge(ctx context.Context, step string, err error) ending {
-	if r, ok := refusal(err); ok {
-		e := ending{Outcome: Refused, Verdict: records.Error, Refusal: *r}
+	// Who works under a context that has ended may return its cause, and that can
+	// be anything that stops a station, a refusal to somebody else among them: it
+	// says nothing about this board.
+	cause := context.Cause(ctx)
+	stopped := cause != nil && (errors.Is(err, cause) || errors.Is(err, ctx.Err()))
+
+	e := ending{Verdict: records.Error}
+	r, refused := refusal(err)
+	switch {
+	case refused && !stopped:
+		e.Outcome, e.Refusal = Refused, *r
 		if boardsFault[r.Code] {
 			e.Verdict = records.Fail
 		}
 		return e
-	}
-	e := ending{Verdict: records.Error}
-	switch {
-	case errors.Is(err, link.ErrGone):
+	case errors.Is(err, link.ErrBusy):
+		e.Outcome = Broken
+		e.Refusal = records.Refusal{Code: "port-in-use", Sentence: "Another program holds the port of this slot.",
+			Next: "Close that program, then put the board back."}
+	case errors.Is(err, link.ErrGone) && !stopped:
 		e.Outcome = LinkLost
 		e.Refusal = records.Refusal{Code: "link-lost", Sentence: fmt.Sprintf("The connection to the board broke during %q.", step),
 			Next: "Check the cable and put the board back: it goes on where it stopped."}
-	case errors.Is(context.Cause(ctx), errCancelled):
+	case errors.Is(cause, errCancelled):
 		e.Outcome = Cancelled
 		e.Refusal = records.Refusal{Code: "cancelled", Sentence: fmt.Sprintf("The passage was cancelled during %q.", step),
 			Next: "Put the board back when you want to go on: it keeps its identity."}
-	case errors.Is(err, context.DeadlineExceeded):
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(cause, context.DeadlineExceeded):
 		e.Outcome = TimedOut
 		e.Refusal = records.Refusal{Code: "step-timeout", Sentence: fmt.Sprintf("The step %q did not end within its limit.", step),
 			Next: "Put the board back once; if it happens again, set the board aside."}
-	case errors.Is(err, context.Canceled):
+	case cause != nil:
 		e.Outcome = Cancelled
 		e.Refusal = records.Refusal{Code: "station-stopping", Sentence: fmt.Sprintf("The station stopped during %q.", step),
 			Next: "Start the station again with the board in its slot: it goes on where it stopped."}

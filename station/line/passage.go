@@ -126,6 +126,8 @@ func (p *passage) steps(ctx context.Context) (ending, error) {
 // open reads the order and writes that something is in the slot.
 // If we stop after passage.opened: start-up closes it as ERROR, "put it back".
 func (p *passage) open(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, recordLimit)
+	defer cancel()
 	job, err := p.Jobs(ctx, p.order)
 	if err != nil {
 		return err
@@ -143,13 +145,16 @@ func (p *passage) open(ctx context.Context) error {
 }
 
 // close writes how the passage ended, and for a refused or failed board what was
-// wrong with it, in one transaction.
+// wrong with it, in one transaction. A board that was turned away under a known
+// unit's name may be another board: that unit has not failed, and it is not let
+// go.
 func (p *passage) close(ctx context.Context, end ending) error {
+	admitted := p.unit.ID != 0 && p.unit.Passage == p.id
 	_, err := p.record(ctx, func(records.View) ([]records.Draft, error) {
 		var drafts []records.Draft
 		r := end.Refusal
 		switch {
-		case end.Verdict == records.Fail && p.unit.ID != 0:
+		case end.Verdict == records.Fail && admitted:
 			drafts = append(drafts, p.draft(p.id, records.UnitFailed{Step: p.step, Code: r.Code, Sentence: r.Sentence}))
 		case end.Outcome == Refused:
 			refused := records.UnitRefused{Step: p.step, Code: r.Code, Sentence: r.Sentence}
@@ -159,8 +164,8 @@ func (p *passage) close(ctx context.Context, end ending) error {
 			drafts = append(drafts, p.draft(p.id, refused))
 		}
 		closed := p.draft(p.id, records.PassageClosed{Slot: p.Slot, Verdict: end.Verdict, Code: r.Code, Text: r.Sentence})
-		if p.unit.Passage != p.id {
-			closed.Unit = 0 // the board never got as far as being identified in this passage
+		if !admitted {
+			closed.Unit = 0
 		}
 		return append(drafts, closed), nil
 	})
@@ -173,26 +178,22 @@ func (p *passage) draft(id records.PassageID, b records.Body) records.Draft {
 }
 
 // record writes to the ledger and takes over the unit's new state. When it
-// returns, the events are on disk.
+// returns without error, the events are on disk; nothing is read after them that
+// could fail, or a passage could end without knowing what it has written.
 func (p *passage) record(ctx context.Context, decide func(records.View) ([]records.Draft, error)) ([]records.Event, error) {
 	events, err := p.Ledger.Do(ctx, decide)
 	if err != nil {
 		return nil, err
 	}
-	id := p.unit.ID
 	for _, e := range events {
-		if e.Unit != 0 {
-			id = e.Unit
+		if e.Unit == 0 {
+			continue
+		}
+		if p.unit, err = records.ApplyUnit(p.unit, e); err != nil { // the ledger has just done the same
+			return nil, fmt.Errorf("following the ledger: %w: %w", ErrStop, err)
 		}
 	}
-	if id == 0 {
-		return events, nil
-	}
-	u, err := p.Ledger.Unit(ctx, id)
-	if err != nil {
-		return nil, fmt.Errorf("reading unit %s: %w", id, err)
-	}
-	p.unit = u
+	u := p.unit
 	p.show(func(s *Status) { s.Unit, s.Serial, s.RegistrationID = u.ID, u.Serial, u.RegistrationID })
 	return events, nil
 }

@@ -17,23 +17,24 @@ const presencePoll = 150 * time.Millisecond
 
 // Slot runs passages on one port, one at a time.
 type Slot struct {
-	cfg   Config
-	start chan startRequest
+	cfg  Config
+	wake chan struct{} // a start was asked for
 
-	mu      sync.Mutex
-	status  Status
-	cancel  context.CancelCauseFunc // of the running passage
-	pending bool                    // a start was accepted and has not begun
+	mu     sync.Mutex
+	status Status
+	cancel context.CancelCauseFunc // of the running passage
+	asked  *start                  // accepted, not begun yet
 }
 
-type startRequest struct {
+// start is who wants a passage under which order.
+type start struct {
 	order string
 	actor records.Actor
 }
 
 // New makes a slot. Run must be called for it to do anything.
 func New(c Config) *Slot {
-	return &Slot{cfg: c, start: make(chan startRequest, 1),
+	return &Slot{cfg: c, wake: make(chan struct{}, 1),
 		status: Status{Slot: c.Slot, State: Empty, Order: c.Order}}
 }
 
@@ -49,7 +50,7 @@ func (s *Slot) Status() Status {
 func (s *Slot) Start(order string, actor records.Actor) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.status.State == Running || s.pending {
+	if s.cancel != nil || s.asked != nil {
 		return &records.Refusal{Code: "slot-busy", Sentence: fmt.Sprintf("A passage is running in slot %s.", s.cfg.Slot),
 			Next: "Wait for its verdict, or cancel it."}
 	}
@@ -59,15 +60,23 @@ func (s *Slot) Start(order string, actor records.Actor) error {
 	if order == "" {
 		return errNoOrder(s.cfg.Slot)
 	}
-	s.pending = true
-	s.start <- startRequest{order, actor} // never blocks: pending guards the one place
+	s.asked = &start{order, actor}
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
 	return nil
 }
 
-// Cancel stops the running passage; it says so if none runs.
+// Cancel stops the running passage, or takes back a start that has not begun; it
+// says so if there is neither.
 func (s *Slot) Cancel() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.asked != nil {
+		s.asked = nil
+		return nil
+	}
 	if s.cancel == nil {
 		return &records.Refusal{Code: "slot-idle", Sentence: fmt.Sprintf("No passage is running in slot %s.", s.cfg.Slot),
 			Next: "Nothing needs to be done."}
@@ -90,12 +99,12 @@ func (s *Slot) Run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case r := <-s.start:
-			s.update(func(st *Status) { st.Order = r.order })
-			if err := s.passage(ctx, r.order, r.actor); err != nil {
+		case <-s.wake:
+			ran, err := s.passage(ctx, nil)
+			if err != nil {
 				return err
 			}
-			arrived = false
+			arrived = arrived && !ran
 		case <-poll.C:
 			if !s.cfg.Port.Present(ctx) {
 				arrived = true
@@ -111,7 +120,7 @@ func (s *Slot) Run(ctx context.Context) error {
 				s.waiting(errNoOrder(s.cfg.Slot))
 				continue
 			}
-			if err := s.passage(ctx, order, s.cfg.Actor); err != nil {
+			if _, err := s.passage(ctx, &start{order, s.cfg.Actor}); err != nil {
 				return err
 			}
 			arrived = false
@@ -119,28 +128,33 @@ func (s *Slot) Run(ctx context.Context) error {
 	}
 }
 
-// passage runs one passage and shows how it ended.
-func (s *Slot) passage(ctx context.Context, order string, actor records.Actor) error {
+// passage runs one passage and shows how it ended. A start that somebody asked
+// for goes before one that a board's arrival wants; if there is neither, because
+// it was taken back, nothing happens.
+func (s *Slot) passage(ctx context.Context, wanted *start) (ran bool, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	s.mu.Lock()
-	s.pending = false
-	s.cancel = cancel
-	s.mu.Unlock()
 	s.update(func(st *Status) {
-		*st = Status{Slot: st.Slot, Order: order, State: Running, Started: time.Now()}
+		if s.asked != nil {
+			wanted, s.asked = s.asked, nil
+		}
+		if wanted != nil {
+			s.cancel = cancel
+			*st = Status{Slot: st.Slot, Order: wanted.order, State: Running, Started: time.Now()}
+		}
 	})
-	p := &passage{Config: s.cfg, order: order, actor: actor, show: s.update}
-	p.log = s.cfg.Log.With().Str("slot", s.cfg.Slot).Str("order", order).Logger()
+	if wanted == nil {
+		return false, nil
+	}
+	p := &passage{Config: s.cfg, order: wanted.order, actor: wanted.actor, show: s.update}
+	p.log = s.cfg.Log.With().Str("slot", s.cfg.Slot).Str("order", wanted.order).Logger()
 	end, err := p.run(ctx)
-	s.mu.Lock()
-	s.cancel = nil
-	s.mu.Unlock()
 	s.update(func(st *Status) {
+		s.cancel = nil
 		st.State, st.Ended, st.Step, st.Done, st.Total = Done, time.Now(), "", 0, 0
 		st.Verdict, st.Code, st.Sentence, st.Next = end.Verdict, end.Refusal.Code, end.Refusal.Sentence, end.Refusal.Next
 	})
-	return err
+	return true, err
 }
 
 // gone shows an empty slot; the last verdict stays in sight until the next board.
@@ -150,14 +164,15 @@ func (s *Slot) gone() {
 	}
 }
 
-// waiting shows that a board is there and what it waits for.
+// waiting shows that a board is there and what it waits for. What was said of
+// the board before it is gone with that.
 func (s *Slot) waiting(why *records.Refusal) {
 	st := s.Status()
 	if st.State == Done || (st.State == Waiting && (why == nil || st.Code == why.Code)) {
 		return
 	}
 	s.update(func(st *Status) {
-		st.State = Waiting
+		*st = Status{Slot: st.Slot, Order: st.Order, State: Waiting}
 		if why != nil {
 			st.Code, st.Sentence, st.Next = why.Code, why.Sentence, why.Next
 		}

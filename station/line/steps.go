@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"encoding/pem"
 	"fmt"
+	"strings"
 	"time"
 
 	"nameplate/ca"
@@ -182,22 +183,27 @@ func (p *passage) write(ctx context.Context) (Result, error) {
 	if err != nil {
 		return Continue, err
 	}
+	defer func() {
+		for _, s := range plan.Segments {
+			s.Data.Wipe()
+		}
+	}()
 	if err := p.fact(ctx, records.WriteBegun{Manifest: manifestToRecords(plan.Manifest)}); err != nil {
 		return Continue, err
 	}
 	// If we stop here, or anywhere in the write: resume reads the board first.
-	err = p.dev.Write(ctx, plan, p.progress)
-	for _, s := range plan.Segments {
-		s.Data.Wipe()
-	}
-	if err != nil {
+	if err := p.dev.Write(ctx, plan, p.progress); err != nil {
 		return Continue, fmt.Errorf("writing the identity: %w", err)
 	}
 	return Continue, nil
 }
 
+// progress shows the bytes on their way. Erasing comes before them and the chip's
+// own check after them; shown alike, both would run the bar full and back.
 func (p *passage) progress(pr flasher.Progress) {
-	p.show(func(s *Status) { s.Done, s.Total = pr.Done, pr.Total })
+	if pr.Step == "write" {
+		p.show(func(s *Status) { s.Done, s.Total = pr.Done, pr.Total })
+	}
 }
 
 // verify finds the identity on the device, independently of the write.
@@ -210,7 +216,7 @@ func (p *passage) verify(ctx context.Context) (Result, error) {
 		}
 		if missing := want.Missing(found); len(missing) > 0 {
 			return Continue, &records.Refusal{Code: "verify-mismatch",
-				Sentence: fmt.Sprintf("The board does not hold what was written: %v differ.", missing),
+				Sentence: fmt.Sprintf("The board does not hold what was written: %s differ.", strings.Join(missing, ", ")),
 				Next:     "Put it back once; if it happens again, set the board aside."}
 		}
 		p.found = found

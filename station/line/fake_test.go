@@ -1,0 +1,367 @@
+package line_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/x509"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"testing"
+
+	"nameplate/ca"
+	"nameplate/flasher"
+	"nameplate/flasher/link"
+	"nameplate/records"
+	"nameplate/records/ledger"
+	"nameplate/station/line"
+)
+
+func decode(t testing.TB, leaf []byte) records.Event {
+	t.Helper()
+	var e records.Event
+	must(t, json.Unmarshal(leaf, &e))
+	return e
+}
+
+// fate is what becomes of a transaction that is made to fail.
+type fate string
+
+const (
+	refused fate = "refused"             // the ledger says no; nothing is recorded and everybody knows
+	lost    fate = "failed, not applied" // a COMMIT failed and nothing is on disk
+	applied fate = "failed, yet applied" // a COMMIT failed and its events are on disk
+)
+
+// full is the ledger's refusal when the disk is full.
+var full = &records.Refusal{Code: "disk-full", Sentence: "The disk that holds the ledger is full; nothing was recorded.",
+	Next: "Free some space, then try again."}
+
+// book is the ledger as station/daemon hands it to the line, with a place to
+// make it fail.
+type book struct {
+	*ledger.Ledger
+
+	mu   sync.Mutex
+	kind records.Kind // fate strikes the next transaction that holds it
+	fate fate
+	dead bool
+}
+
+// fail makes the next transaction fail that holds an event of this kind. After
+// a failed COMMIT the ledger does nothing more until it is opened anew, so
+// `applied` is also how a station dies right after an event.
+func (b *book) fail(kind records.Kind, f fate) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.kind, b.fate = kind, f
+}
+
+// die: the station is dead; nothing it does from now on is ever known.
+func (b *book) die() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.dead = true
+}
+
+func (b *book) unknown() error { return fmt.Errorf("%w: %w", line.ErrStop, ledger.ErrStateUnknown) }
+
+func (b *book) Do(ctx context.Context, decide func(records.View) ([]records.Draft, error)) ([]records.Event, error) {
+	var struck fate
+	events, err := b.Ledger.Do(ctx, func(v records.View) ([]records.Draft, error) {
+		drafts, err := decide(v)
+		if err != nil {
+			return nil, err
+		}
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		if b.dead {
+			return nil, b.unknown()
+		}
+		holds := slices.ContainsFunc(drafts, func(d records.Draft) bool { return d.Body.Kind() == b.kind })
+		if b.fate == "" || !holds {
+			return drafts, nil
+		}
+		struck, b.fate = b.fate, ""
+		b.dead = struck != refused
+		switch struck {
+		case refused:
+			return nil, full
+		case lost:
+			return nil, b.unknown()
+		}
+		return drafts, nil
+	})
+	if struck == applied {
+		return nil, b.unknown()
+	}
+	return events, err
+}
+
+// board is a device whose whole world is a map.
+type board struct {
+	name string
+	ids  []flasher.HardwareID
+
+	mu     sync.Mutex
+	items  map[string][]byte // what its storage holds; nil is erased
+	secret map[string]bool   // every secret of which it was sent a byte
+	writes int
+}
+
+func newBoard(name string, ids ...flasher.HardwareID) *board {
+	if ids == nil {
+		ids = []flasher.HardwareID{mac(name)}
+	}
+	return &board{name: name, ids: ids, secret: map[string]bool{}}
+}
+
+func mac(v string) flasher.HardwareID { return flasher.HardwareID{Kind: "mac", Value: v} }
+func uid(v string) flasher.HardwareID { return flasher.HardwareID{Kind: "chip-uid", Value: v} }
+
+func (b *board) holds(item string) string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return string(b.items[item])
+}
+
+func (b *board) written() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.writes
+}
+
+func (b *board) secrets() []string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Sorted(maps.Keys(b.secret))
+}
+
+// place is a port with room for one board.
+type place struct {
+	mu    sync.Mutex
+	board *board
+}
+
+func at(b *board) *place { return &place{board: b} }
+
+// put exchanges the board; nil takes it out.
+func (p *place) put(b *board) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.board = b
+}
+
+func (p *place) in() *board {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.board
+}
+
+func (p *place) Path() string                 { return "fake" }
+func (p *place) Present(context.Context) bool { return p.in() != nil }
+func (p *place) Open(context.Context, link.Mode) (link.Link, error) {
+	return nil, fmt.Errorf("opening a fake port: %w", link.ErrGone)
+}
+
+// The moments at which a fake driver asks what shall happen.
+const (
+	probing = "probe"
+	planned = "plan"
+	writing = "write" // nothing was sent yet
+	halfway = "half"  // some items are stored, others are not
+	written = "written"
+	reading = "read"
+	closing = "close"
+)
+
+// fakeDriver finds fake boards. on, which may be nil, is asked at each moment; its
+// error ends the operation.
+type fakeDriver struct {
+	on func(ctx context.Context, moment string, b *board) error
+	// found alters what ReadBack says.
+	found func(flasher.Manifest) flasher.Manifest
+
+	mu     sync.Mutex
+	handed []flasher.Secret // every secret that was handed over, not copied
+}
+
+func (d *fakeDriver) moment(ctx context.Context, m string, b *board) error {
+	if d.on == nil {
+		return nil
+	}
+	return d.on(ctx, m, b)
+}
+
+// at makes something happen once, at the first such moment.
+func (d *fakeDriver) at(m string, do func(ctx context.Context, b *board) error) {
+	var once sync.Once
+	d.on = func(ctx context.Context, moment string, b *board) (err error) {
+		if moment == m {
+			once.Do(func() { err = do(ctx, b) })
+		}
+		return err
+	}
+}
+
+func (d *fakeDriver) take(secrets ...flasher.Secret) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.handed = append(d.handed, secrets...)
+}
+
+func (d *fakeDriver) Family() string { return "fake" }
+
+func (d *fakeDriver) Probe(ctx context.Context, p link.Port, o flasher.Options) (flasher.Device, error) {
+	b := p.(*place).in()
+	if b == nil {
+		return nil, fmt.Errorf("opening a fake port: %w", link.ErrGone)
+	}
+	if err := d.moment(ctx, probing, b); err != nil {
+		return nil, err
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return &device{driver: d, place: p.(*place), board: b,
+		facts: flasher.Facts{Family: d.Family(), Chip: o.Chip, HardwareIDs: b.ids, StoreBlank: b.items == nil}}, nil
+}
+
+type device struct {
+	driver *fakeDriver
+	place  *place
+	board  *board
+	facts  flasher.Facts
+}
+
+func (v *device) Facts() flasher.Facts { return v.facts }
+
+func (v *device) Plan(id flasher.Identity) (flasher.Plan, error) {
+	items := map[string][]byte{flasher.ItemRegistrationURL: []byte(id.RegistrationURL), flasher.ItemIDScope: []byte(id.IDScope),
+		flasher.ItemRegistrationID: []byte(id.RegistrationID)}
+	if id.Attestation == flasher.X509 {
+		items[flasher.ItemCertificate], items[flasher.ItemPrivateKey] = id.Certificate, id.PrivateKey
+	} else {
+		items[flasher.ItemSymmetricKey] = id.SymmetricKey
+	}
+	var p flasher.Plan
+	for _, name := range slices.Sorted(maps.Keys(items)) {
+		var salt []byte
+		if isSecret(name) {
+			salt = id.Salt
+		}
+		p.Manifest = append(p.Manifest, flasher.NewItem(name, salt, items[name], flasher.ByBytes))
+	}
+	data, err := json.Marshal(items)
+	p.Segments = []flasher.Segment{{Target: "fake", Data: data}}
+	v.driver.take(id.SymmetricKey, id.PrivateKey, data)
+	if err == nil {
+		err = v.driver.moment(context.Background(), planned, v.board)
+	}
+	return p, err
+}
+
+func isSecret(item string) bool {
+	return item == flasher.ItemSymmetricKey || item == flasher.ItemPrivateKey
+}
+
+// same is what every driver does first.
+func (v *device) same() error {
+	switch b := v.place.in(); {
+	case b == nil:
+		return fmt.Errorf("asking the board: %w", link.ErrGone)
+	case b != v.board:
+		return &flasher.Refusal{Code: "board-swapped", Sentence: "Another board is in the slot now.", Next: "Start again with this one.", Err: flasher.ErrSwapped}
+	}
+	return nil
+}
+
+func (v *device) Write(ctx context.Context, p flasher.Plan, on func(flasher.Progress)) error {
+	if err := v.driver.moment(ctx, writing, v.board); err != nil {
+		return err
+	}
+	if err := v.same(); err != nil {
+		return err
+	}
+	var items map[string][]byte
+	if err := json.Unmarshal(p.Segments[0].Data, &items); err != nil {
+		return err
+	}
+	v.board.mu.Lock()
+	v.board.writes++
+	v.board.items = map[string][]byte{} // erased, and then not blank any more
+	half := len(items) / 2
+	for i, name := range slices.Sorted(maps.Keys(items)) {
+		if i == half {
+			v.board.mu.Unlock()
+			on(flasher.Progress{Step: "write", Done: int64(i), Total: int64(len(items))})
+			if err := v.driver.moment(ctx, halfway, v.board); err != nil {
+				return err
+			}
+			v.board.mu.Lock()
+		}
+		v.board.items[name] = bytes.Clone(items[name])
+		if isSecret(name) {
+			v.board.secret[string(items[name])] = true
+		}
+	}
+	v.board.mu.Unlock()
+	on(flasher.Progress{Step: "write", Done: int64(len(items)), Total: int64(len(items))})
+	return v.driver.moment(ctx, written, v.board)
+}
+
+func (v *device) ReadBack(ctx context.Context, items []flasher.Item) (flasher.Manifest, error) {
+	if err := v.driver.moment(ctx, reading, v.board); err != nil {
+		return nil, err
+	}
+	if err := v.same(); err != nil {
+		return nil, err
+	}
+	v.board.mu.Lock()
+	defer v.board.mu.Unlock()
+	found := flasher.Manifest{}
+	for _, it := range items {
+		if b, ok := v.board.items[it.Name]; ok {
+			found = append(found, flasher.NewItem(it.Name, unhex(it.Salt), b, it.How))
+		}
+	}
+	if v.driver.found != nil {
+		found = v.driver.found(found)
+	}
+	return found, nil
+}
+
+func (v *device) Close(ctx context.Context) error { return v.driver.moment(ctx, closing, v.board) }
+
+func unhex(s string) []byte {
+	var b []byte
+	fmt.Sscanf(s, "%x", &b)
+	return b
+}
+
+// countingIssuer counts certificates and lets a test look before each.
+type countingIssuer struct {
+	line.Issuer
+	before func()
+
+	mu sync.Mutex
+	n  int
+}
+
+func (i *countingIssuer) Issue(ctx context.Context, r ca.Request) (ca.Issued, error) {
+	if i.before != nil {
+		i.before()
+	}
+	i.mu.Lock()
+	i.n++
+	i.mu.Unlock()
+	return i.Issuer.Issue(ctx, r)
+}
+
+func parse(t testing.TB, der []byte) *x509.Certificate {
+	t.Helper()
+	c, err := x509.ParseCertificate(der)
+	must(t, err)
+	return c
+}

@@ -12,7 +12,7 @@ import (
 
 type exportCmd struct {
 	passFlag
-	Folder   string `arg:"" type:"path" help:"The batch's folder; it must not exist yet."`
+	Folder   string `arg:"" type:"path" help:"The folder to make for the batch."`
 	Customer string `help:"All released units of this customer." xor:"what" required:""`
 	Order    string `help:"The released units of this order." xor:"what" required:""`
 }

@@ -20,7 +20,7 @@ type orderCmd struct {
 }
 
 type orderOpenCmd struct {
-	File string `arg:"" type:"existingfile" help:"The order's YAML."`
+	File string `arg:"" type:"existingfile" help:"The order's file (YAML)."`
 }
 
 func (c *orderOpenCmd) Run(g *globals) error {
@@ -57,7 +57,7 @@ func (c *orderListCmd) Run(g *globals) error {
 }
 
 type orderShowCmd struct {
-	ID string `arg:""`
+	ID string `arg:"" help:"The order's number."`
 }
 
 func (c *orderShowCmd) Run(g *globals) error {
@@ -86,7 +86,7 @@ func orderTable(g *globals, orders []records.Order) error {
 }
 
 type orderCloseCmd struct {
-	ID     string `arg:""`
+	ID     string `arg:"" help:"The order's number."`
 	Reason string `help:"Why; it stands in the ledger." default:"done"`
 }
 

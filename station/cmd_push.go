@@ -24,7 +24,7 @@ func (c *pushStatusCmd) Run(g *globals) error {
 		return err
 	}
 	defer h.Close()
-	list, err := web.Pushes(g.ctx, h.Ledger)
+	list, err := web.Pushes(g.ctx, h.Ledger.Ledger)
 	if err != nil {
 		return err
 	}

@@ -29,8 +29,8 @@ func (c *slotListCmd) Run(g *globals) error {
 }
 
 type slotStartCmd struct {
-	Slot  string `arg:""`
-	Order string `help:"The order; default the slot's own."`
+	Slot  string `arg:"" help:"The slot's name."`
+	Order string `help:"The order; without it, the slot's own."`
 }
 
 func (c *slotStartCmd) Run(g *globals) error {
@@ -46,7 +46,7 @@ func (c *slotStartCmd) Run(g *globals) error {
 }
 
 type slotCancelCmd struct {
-	Slot string `arg:""`
+	Slot string `arg:"" help:"The slot's name."`
 }
 
 func (c *slotCancelCmd) Run(g *globals) error {

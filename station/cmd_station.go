@@ -4,11 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"text/tabwriter"
 	"time"
+	"unicode"
 
 	"nameplate/flasher/link"
 	"nameplate/records"
@@ -40,7 +43,7 @@ func (c *initCmd) Run(g *globals) error {
 }
 
 type checkCmd struct {
-	Folder string `arg:"" optional:"" type:"path" help:"The folder; default --dir."`
+	Folder string `arg:"" optional:"" type:"path" help:"The folder to check; without it, the one of --dir."`
 }
 
 func (c *checkCmd) Run(g *globals) error {
@@ -49,13 +52,17 @@ func (c *checkCmd) Run(g *globals) error {
 		dir = c.Folder
 	}
 	set, err := profile.Load(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return &records.Refusal{Code: "settings-missing", Sentence: fmt.Sprintf("%s is not a station's folder: it lacks station.yaml, products or customers.", dir),
+			Next: fmt.Sprintf("Check the path; 'station init %s' makes what is missing.", dir), Err: err}
+	}
 	if err != nil {
 		return err
 	}
 	if err := set.Check(); err != nil {
 		return err
 	}
-	fmt.Fprintf(g.out, "%s: station %s, %d slots, %d products, %d customers: no mistakes\n",
+	fmt.Fprintf(g.out, "%s: no mistakes\n  station %s; slots: %d, products: %d, customers: %d\n",
 		dir, set.Station.Name, len(set.Station.Slots), len(set.Products), len(set.Customers))
 	return nil
 }
@@ -67,7 +74,7 @@ type caCmd struct {
 
 type caIssueCmd struct {
 	passFlag
-	Customer string `arg:""`
+	Customer string `arg:"" help:"The customer's name, as in customers/NAME.yaml."`
 }
 
 func (c *caIssueCmd) Run(g *globals) error {
@@ -97,8 +104,8 @@ func (c *caListCmd) Run(g *globals) error {
 
 type serveCmd struct {
 	passFlag
-	Order   string `help:"The order of slots that name none in station.yaml."`
-	JSON    bool   `help:"Write the log as JSON lines."`
+	Order   string `help:"The order for slots that name none in station.yaml."`
+	JSON    bool   `help:"Write the log as JSON lines, for machines."`
 	Verbose bool   `short:"v" help:"Log every step."`
 }
 
@@ -137,7 +144,7 @@ func (c *unlockCmd) Run(g *globals) error {
 type portsCmd struct{}
 
 func (c *portsCmd) Run(g *globals) error {
-	set, err := profile.Load(g.Dir)
+	set, err := home.Load(g.Dir)
 	if err != nil {
 		return err
 	}
@@ -152,7 +159,7 @@ func (c *portsCmd) Run(g *globals) error {
 
 // client makes a client of the daemon that runs in the station's folder.
 func (g *globals) client() (*api.Client, error) {
-	set, err := profile.Load(g.Dir)
+	set, err := home.Load(g.Dir)
 	if err != nil {
 		return nil, err
 	}
@@ -205,9 +212,20 @@ func table[T any](g *globals, head string, rows []T, cells func(T) []any) error 
 			if i > 0 {
 				fmt.Fprint(w, "\t")
 			}
-			fmt.Fprint(w, c)
+			fmt.Fprint(w, plain(fmt.Sprint(c)))
 		}
 		fmt.Fprintln(w)
 	}
 	return w.Flush()
+}
+
+// plain takes out what would steer a terminal: a board can bring any bytes, and
+// some come to stand in a sentence.
+func plain(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) {
+			return '\uFFFD'
+		}
+		return r
+	}, s)
 }

@@ -16,7 +16,7 @@ type unitCmd struct {
 
 type unitListCmd struct {
 	Order string `help:"Only units of this order."`
-	State string `help:"Only units in this state: seen, claimed, keyed, issued, writing, verified, released."`
+	State string `help:"Only units in this state: seen, claimed, keyed, issued, writing, verified or released." enum:",seen,claimed,keyed,issued,writing,verified,released" default:""`
 }
 
 func (c *unitListCmd) Run(g *globals) error {

@@ -1,13 +1,16 @@
 package main
 
 import (
+	"bytes"
+	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
-	"strings"
 	"sync"
 	"time"
 
+	"nameplate/records"
 	"nameplate/station/api"
 
 	"github.com/mattn/go-isatty"
@@ -16,174 +19,135 @@ import (
 
 type watchCmd struct{}
 
-// redraw is how often running times move on in the live view.
-const redraw = 200 * time.Millisecond
+const (
+	// redraw is how often running times move on in the live view.
+	redraw = 100 * time.Millisecond
+	// refresh is how often orders and enrollments are asked for; slots tell of
+	// themselves.
+	refresh = 500 * time.Millisecond
+)
 
+// Run shows the line until it is interrupted or the station goes away. In a
+// terminal it redraws in place; elsewhere it prints a line for each change of a
+// slot's state, so that a log of it can be read.
 func (c *watchCmd) Run(g *globals) error {
 	client, err := g.client()
 	if err != nil {
 		return err
 	}
-	st, err := client.Station(g.ctx)
-	if err != nil {
+	v := &view{out: g.out, client: client}
+	if v.station, err = client.Station(g.ctx); err != nil {
 		return down(err, g.Dir)
 	}
-	v := &view{out: g.out, name: st.Name, terminal: isatty.IsTerminal(os.Stdout.Fd())}
-	done := make(chan struct{})
-	defer close(done)
-	if v.terminal {
-		go v.tick(done)
+	if isatty.IsTerminal(os.Stdout.Fd()) {
+		err = v.live(g.ctx)
+	} else {
+		err = client.Watch(g.ctx, v.log)
 	}
-	return client.Watch(g.ctx, v.show)
+	if errors.Is(err, io.ErrUnexpectedEOF) {
+		return &records.Refusal{Code: "station-gone", Sentence: fmt.Sprintf("The station in %s has stopped.", g.Dir),
+			Next: fmt.Sprintf("Start it with 'station serve -C %s'.", g.Dir), Err: err}
+	}
+	return err
 }
 
-// view draws the slots. In a terminal it redraws in place; elsewhere it prints a
-// line for each change of a slot's state, so that a log of it can be read.
+// view is what is known of the line.
 type view struct {
-	out      io.Writer
-	name     string
-	terminal bool
+	out    io.Writer
+	client *api.Client
 
-	mu    sync.Mutex
-	slots []api.Slot
+	mu sync.Mutex
+	scene
 	drawn int // lines of the last picture
 }
 
-func (v *view) show(s api.Slot) {
+// put takes a slot's new state and returns the old one.
+func (v *view) put(s api.Slot) (old api.Slot) {
+	s.Sentence, s.Next = plain(s.Sentence), plain(s.Next)
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	for i, old := range v.slots {
-		if old.Slot != s.Slot {
-			continue
+	for i := range v.slots {
+		if v.slots[i].Slot == s.Slot {
+			old, v.slots[i] = v.slots[i], s
+			return old
 		}
-		v.slots[i] = s
-		if !v.terminal && (old.State != s.State || old.Step != s.Step) {
-			fmt.Fprintln(v.out, strings.TrimSpace(row(s, time.Now(), 0)))
-		}
-		return
 	}
 	v.slots = append(v.slots, s)
+	return api.Slot{}
 }
 
-func (v *view) tick(done <-chan struct{}) {
-	t := time.NewTicker(redraw)
+// log prints a slot whose state or step has changed.
+func (v *view) log(s api.Slot) {
+	if old := v.put(s); old.State != s.State || old.Step != s.Step || old.Code != s.Code {
+		fmt.Fprintln(v.out, line(s, time.Now(), old.Code != s.Code))
+	}
+}
+
+// live draws until ctx ends or the station goes away; the last picture stays.
+func (v *view) live(ctx context.Context) error {
+	fmt.Fprint(v.out, "\x1b[?25l") // no cursor
+	defer fmt.Fprint(v.out, "\x1b[?25h")
+	drawing, stop := context.WithCancel(ctx)
+	var drawers sync.WaitGroup
+	drawers.Go(func() { every(drawing, refresh, v.ask) })
+	drawers.Go(func() { every(drawing, redraw, v.draw) })
+	err := v.client.Watch(ctx, func(s api.Slot) { v.put(s) })
+	stop()
+	drawers.Wait()
+	v.draw(ctx)
+	return err
+}
+
+// every does something now, then again and again until ctx ends.
+func every(ctx context.Context, pause time.Duration, do func(context.Context)) {
+	t := time.NewTicker(pause)
 	defer t.Stop()
 	for {
+		do(ctx)
 		select {
-		case <-done:
+		case <-ctx.Done():
 			return
 		case <-t.C:
-			v.draw()
 		}
 	}
 }
 
-func (v *view) draw() {
+// ask renews what does not come by itself. What cannot be had stays as it was;
+// that the station is gone, the slots' stream tells.
+func (v *view) ask(ctx context.Context) {
+	station, stationErr := v.client.Station(ctx)
+	orders, ordersErr := v.client.Orders(ctx)
+	pushes, pushesErr := v.client.Pushes(ctx)
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	width, _, err := term.GetSize(int(os.Stdout.Fd()))
-	if err != nil {
-		width = 120
+	if stationErr == nil {
+		v.station = station
 	}
-	lines := picture(v.name, v.slots, time.Now(), width)
+	if ordersErr == nil {
+		v.orders = orders
+	}
+	if pushesErr == nil {
+		v.pushes = pushes
+	}
+}
+
+// draw puts the picture over the last one, all at once so that nothing flickers.
+func (v *view) draw(context.Context) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	width, height, err := term.GetSize(int(os.Stdout.Fd()))
+	if err != nil {
+		width, height = 120, 30
+	}
+	lines := v.picture(time.Now(), width, height)
+	var frame bytes.Buffer
 	if v.drawn > 0 {
-		fmt.Fprintf(v.out, "\x1b[%dA", v.drawn)
+		fmt.Fprintf(&frame, "\x1b[%dA", min(v.drawn, height-1))
 	}
 	for _, l := range lines {
-		fmt.Fprintf(v.out, "\x1b[2K%s\n", l)
+		fmt.Fprintf(&frame, "\r\x1b[2K%s\n", l)
 	}
-	for i := len(lines); i < v.drawn; i++ {
-		fmt.Fprint(v.out, "\x1b[2K\n")
-	}
-	v.drawn = max(v.drawn, len(lines))
-}
-
-// picture is the live view as lines: a head, then for each slot a row, and under
-// it, when something is wrong, the sentence and what to do.
-func picture(name string, slots []api.Slot, now time.Time, width int) []string {
-	pass, other := 0, 0
-	for _, s := range slots {
-		switch s.Verdict {
-		case "":
-		case "PASS":
-			pass++
-		default:
-			other++
-		}
-	}
-	lines := []string{fmt.Sprintf("\x1b[1mNameplate\x1b[0m  %s   %d slots   %s   %s   %s", name, len(slots),
-		paint(green, fmt.Sprintf("✔ %d", pass)), paint(red, fmt.Sprintf("✘ %d", other)), now.Format(time.TimeOnly)), ""}
-	for _, s := range slots {
-		lines = append(lines, row(s, now, width))
-		if s.Sentence != "" && s.State != "running" {
-			lines = append(lines, cut("             "+s.Sentence, width), paint(yellow, cut("             → "+s.Next, width)))
-		}
-	}
-	return lines
-}
-
-// Colours never stand alone: each goes with a sign or a word.
-const (
-	green, red, yellow, blue, grey = "32", "31", "33", "36", "90"
-)
-
-func paint(colour, text string) string { return "\x1b[" + colour + "m" + text + "\x1b[0m" }
-
-func row(s api.Slot, now time.Time, width int) string {
-	state, colour := "·  empty", grey
-	switch {
-	case s.State == "running":
-		state, colour = "▶  "+s.Step, blue
-	case s.State == "waiting":
-		state, colour = "?  waiting", yellow
-	case s.Verdict == "PASS":
-		state, colour = "✔  PASS", green
-	case s.Verdict == "FAIL":
-		state, colour = "✘  FAIL", red
-	case s.Verdict != "":
-		state, colour = "!  "+s.Verdict, yellow
-	}
-	text := fmt.Sprintf("%-10s %s %s %-30s %-14s %s", s.Slot, fmt.Sprintf("%-12s", state), bar(s), s.RegistrationID, s.Order, seconds(s, now))
-	if width == 0 {
-		return text
-	}
-	text = cut(text, width)
-	return strings.Replace(text, state, paint(colour, state), 1)
-}
-
-const barWidth = 20
-
-func bar(s api.Slot) string {
-	filled := 0
-	switch {
-	case s.Verdict == "PASS":
-		filled = barWidth
-	case s.Total > 0:
-		filled = int(s.Done * barWidth / s.Total)
-	}
-	percent := "    "
-	if s.State == "running" && s.Total > 0 {
-		percent = fmt.Sprintf("%3d%%", s.Done*100/s.Total)
-	}
-	return strings.Repeat("█", filled) + strings.Repeat("░", barWidth-filled) + " " + percent
-}
-
-func seconds(s api.Slot, now time.Time) string {
-	if s.Started.IsZero() {
-		return ""
-	}
-	end := s.Ended
-	if end.IsZero() {
-		end = now
-	}
-	return fmt.Sprintf("%.1f s", end.Sub(s.Started).Seconds())
-}
-
-// cut shortens a line to the terminal's width, so that redrawing in place holds.
-func cut(s string, width int) string {
-	r := []rune(s)
-	if width > 1 && len(r) > width-1 {
-		return string(r[:width-2]) + "…"
-	}
-	return s
+	frame.WriteString("\x1b[J") // what the last picture had more
+	v.drawn = len(lines)
+	_, _ = v.out.Write(frame.Bytes()) // a terminal that has gone ends the program anyway
 }

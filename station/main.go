@@ -5,12 +5,14 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/signal"
+	"runtime"
 	"syscall"
 	"time"
 
@@ -53,21 +55,21 @@ type globals struct {
 
 type cli struct {
 	globals
-	Init    initCmd   `cmd:"" help:"Make a new station in a folder: keys, root, ledger."`
-	Check   checkCmd  `cmd:"" help:"Check every file of the station's configuration; explain each mistake."`
-	CA      caCmd     `cmd:"" name:"ca" help:"The station's certificate authorities."`
-	Serve   serveCmd  `cmd:"" help:"Run the station."`
-	Unlock  unlockCmd `cmd:"" help:"Unlock the running station."`
-	Order   orderCmd  `cmd:"" help:"Work orders."`
-	Unit    unitCmd   `cmd:"" help:"Units and their history."`
-	Slot    slotCmd   `cmd:"" help:"Slots of the fixture."`
-	Watch   watchCmd  `cmd:"" help:"Show the slots live."`
-	Ports   portsCmd  `cmd:"" help:"List the ports that boards can be connected to."`
-	Push    pushCmd   `cmd:"" help:"Enrollments on their way to the customers' services."`
-	Export  exportCmd `cmd:"" help:"Write a customer's identities as a signed batch."`
-	Verify  verifyCmd `cmd:"" help:"Check a batch; needs neither station nor network."`
-	Replay  replayCmd `cmd:"" help:"Recompute the ledger from its first event and report any difference."`
-	Version struct{}  `cmd:"" help:"Print the version."`
+	Init    initCmd    `cmd:"" help:"Make a station in a folder: settings to fill in, keys, root, ledger."`
+	Check   checkCmd   `cmd:"" help:"Check the station's settings and explain each mistake."`
+	CA      caCmd      `cmd:"" name:"ca" help:"The station's certificate authorities."`
+	Serve   serveCmd   `cmd:"" help:"Run the station until it is told to stop; without a passphrase it is locked at first."`
+	Unlock  unlockCmd  `cmd:"" help:"Unlock the running station."`
+	Order   orderCmd   `cmd:"" help:"Work orders."`
+	Unit    unitCmd    `cmd:"" help:"Units and their history."`
+	Slot    slotCmd    `cmd:"" help:"Slots of the fixture."`
+	Watch   watchCmd   `cmd:"" help:"Show the slots live."`
+	Ports   portsCmd   `cmd:"" help:"List the ports that boards can be connected to."`
+	Push    pushCmd    `cmd:"" help:"Enrollments on their way to the customers' services."`
+	Export  exportCmd  `cmd:"" help:"Write a customer's identities as a signed batch."`
+	Verify  verifyCmd  `cmd:"" help:"Check a batch; needs neither station nor network."`
+	Replay  replayCmd  `cmd:"" help:"Recompute the ledger from its first event and report any difference."`
+	Version versionCmd `cmd:"" help:"Print the version."`
 }
 
 func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
@@ -75,10 +77,11 @@ func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
 func run(args []string, stdout, stderr io.Writer) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	context.AfterFunc(ctx, stop) // a second Ctrl-C ends the program at once
 	var c cli
 	exited := -1
 	parser, err := kong.New(&c, kong.Name("station"), kong.Description("Nameplate: gives devices their identity on the production line."),
-		kong.Writers(stdout, stderr), kong.Exit(func(code int) { exited = code }), kong.UsageOnError(), kong.ConfigureHelp(kong.HelpOptions{Compact: true}))
+		kong.Writers(stdout, stderr), kong.Exit(func(code int) { exited = code }), kong.ConfigureHelp(kong.HelpOptions{Compact: true}))
 	if err != nil {
 		fmt.Fprintln(stderr, "station:", err)
 		return exitError
@@ -91,12 +94,15 @@ func run(args []string, stdout, stderr io.Writer) int {
 		fmt.Fprintf(stderr, "station: %v\nSee 'station --help'.\n", err)
 		return exitUsage
 	}
-	if command.Command() == "version" {
-		fmt.Fprintln(stdout, version, built)
-		return exitOK
-	}
 	c.ctx, c.out = ctx, stdout
 	return report(stderr, command.Run(&c.globals))
+}
+
+type versionCmd struct{}
+
+func (versionCmd) Run(g *globals) error {
+	fmt.Fprintf(g.out, "station %s, built %s with %s\n", version, cmp.Or(built, "without a date"), runtime.Version())
+	return nil
 }
 
 // report prints an error as its reader needs it, and gives the exit status.

@@ -11,6 +11,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"sync"
 	"time"
 
 	"nameplate/ca"
@@ -49,11 +50,12 @@ func Drivers() map[string]flasher.Driver {
 type daemon struct {
 	Config
 	home     *home.Home
-	ledger   stationLedger
+	ledger   lineLedger
 	hub      web.Hub
 	slots    []*line.Slot
 	workers  map[string]*outbox.Worker
-	unlocked chan struct{}
+	opening  sync.Mutex    // one unlock at a time
+	unlocked chan struct{} // closed by the first that succeeds
 }
 
 // Run serves until ctx ends, or until the ledger fails: then its error says so,
@@ -64,15 +66,19 @@ func Run(ctx context.Context, c Config) error {
 		return err
 	}
 	defer h.Close()
-	d := &daemon{Config: c, home: h, ledger: stationLedger{h.Ledger}, workers: map[string]*outbox.Worker{}, unlocked: make(chan struct{})}
-	if err := d.settle(ctx); err != nil {
-		return err
-	}
+	d := &daemon{Config: c, home: h, ledger: lineLedger{h.Ledger}, workers: map[string]*outbox.Worker{}, unlocked: make(chan struct{})}
 	if err := d.makeSlots(); err != nil {
 		return err
 	}
+	d.makeWorkers()
 	socket, loopback, err := d.listen()
 	if err != nil {
+		return err
+	}
+	defer socket.Close()
+	defer loopback.Close()
+	// Calls that come from here on are answered when this is done.
+	if err := d.settle(ctx); err != nil {
 		return err
 	}
 	group, ctx := errgroup.WithContext(ctx)
@@ -82,12 +88,12 @@ func Run(ctx context.Context, c Config) error {
 	if c.Ready != nil {
 		c.Ready(loopback.Addr(), socket.Addr().String())
 	}
-	if len(c.Pass.Bytes()) > 0 {
-		if err := d.unlock(ctx, c.Pass); err != nil {
-			return err
-		}
-	}
 	group.Go(func() error {
+		if len(c.Pass.Bytes()) > 0 {
+			if err := d.unlock(ctx, c.Pass); err != nil && !d.home.Vault.Unlocked() {
+				return err
+			}
+		}
 		select {
 		case <-ctx.Done():
 			return nil
@@ -177,10 +183,17 @@ func (d *daemon) makeSlots() error {
 	return nil
 }
 
+// maxSocketPath is what fits sun_path, with its final zero (unix(7)).
+const maxSocketPath = 107
+
 // listen opens both doors. A socket file left by a process that died is removed;
 // the folder's lock has shown that no daemon lives.
 func (d *daemon) listen() (socket, loopback net.Listener, err error) {
 	path := home.Socket(d.home.Set, d.Dir)
+	if len(path) > maxSocketPath {
+		return nil, nil, &records.Refusal{Code: "socket-path-long", Sentence: fmt.Sprintf("The socket's path has %d bytes; the system takes %d: %s.", len(path), maxSocketPath, path),
+			Next: "Give socket: in station.yaml a shorter absolute path."}
+	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, nil, fmt.Errorf("removing the old socket: %w", err)
 	}
@@ -188,9 +201,11 @@ func (d *daemon) listen() (socket, loopback net.Listener, err error) {
 		return nil, nil, fmt.Errorf("opening the socket: %w", err)
 	}
 	if err := os.Chmod(path, 0o600); err != nil {
+		socket.Close()
 		return nil, nil, fmt.Errorf("closing the socket to others: %w", err)
 	}
 	if loopback, err = net.Listen("tcp", d.home.Set.Station.Listen); err != nil {
+		socket.Close()
 		return nil, nil, &records.Refusal{Code: "address-in-use", Sentence: fmt.Sprintf("The station cannot listen on %s.", d.home.Set.Station.Listen),
 			Next: "Stop what listens there, or change listen: in station.yaml.", Err: err}
 	}
@@ -199,6 +214,8 @@ func (d *daemon) listen() (socket, loopback net.Listener, err error) {
 
 // unlock opens the keys; the slots and pushers begin with the first success.
 func (d *daemon) unlock(ctx context.Context, pass ca.Passphrase) error {
+	d.opening.Lock()
+	defer d.opening.Unlock()
 	if d.home.Vault.Unlocked() {
 		return &records.Refusal{Code: "station-unlocked", Sentence: "The station is unlocked already.", Next: "Nothing needs to be done."}
 	}
@@ -212,9 +229,6 @@ func (d *daemon) unlock(ctx context.Context, pass ca.Passphrase) error {
 
 // work runs slots and pushers until ctx ends or the ledger fails.
 func (d *daemon) work(ctx context.Context) error {
-	if err := d.makeWorkers(); err != nil {
-		return err
-	}
 	group, ctx := errgroup.WithContext(ctx)
 	for _, s := range d.slots {
 		group.Go(func() error { return s.Run(ctx) })

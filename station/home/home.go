@@ -34,7 +34,7 @@ import (
 type Home struct {
 	Dir    string
 	Set    profile.Set
-	Ledger *ledger.Ledger
+	Ledger Ledger
 	Vault  *Vault
 	lock   *os.File
 }
@@ -43,10 +43,7 @@ type Home struct {
 // stay locked. It creates nothing: a folder without a ledger is refused, so that
 // a mistyped path never starts a second history.
 func Open(ctx context.Context, dir string, built time.Time) (*Home, error) {
-	if err := exists(dir); err != nil {
-		return nil, err
-	}
-	set, err := profile.Load(dir)
+	set, err := Load(dir)
 	if err != nil {
 		return nil, err
 	}
@@ -54,26 +51,26 @@ func Open(ctx context.Context, dir string, built time.Time) (*Home, error) {
 	if err := h.takeLock(); err != nil {
 		return nil, err
 	}
-	h.Ledger, err = ledger.Open(ctx, ledger.Config{Path: h.path("ledger.db"), Station: set.Station.Name, Built: built})
+	l, err := ledger.Open(ctx, ledger.Config{Path: h.path("ledger.db"), Station: set.Station.Name, Built: built})
 	if err != nil {
 		h.lock.Close()
 		return nil, err
 	}
+	h.Ledger = Ledger{l}
 	return h, nil
 }
 
 // OpenReadOnly opens the folder to look at, whether or not a daemon runs there.
 func OpenReadOnly(ctx context.Context, dir string) (*Home, error) {
-	if err := exists(dir); err != nil {
-		return nil, err
-	}
-	set, err := profile.Load(dir)
+	set, err := Load(dir)
 	if err != nil {
 		return nil, err
 	}
-	h := &Home{Dir: dir, Set: set, Vault: newVault(dir)}
-	h.Ledger, err = ledger.OpenReadOnly(ctx, h.path("ledger.db"))
-	return h, err
+	l, err := ledger.OpenReadOnly(ctx, filepath.Join(dir, "ledger.db"))
+	if err != nil {
+		return nil, err
+	}
+	return &Home{Dir: dir, Set: set, Vault: newVault(dir), Ledger: Ledger{l}}, nil
 }
 
 // Close lets go of ledger and folder.
@@ -89,24 +86,26 @@ func (h *Home) path(name ...string) string {
 	return filepath.Join(append([]string{h.Dir}, name...)...)
 }
 
+// Load reads a station's settings. A folder without a ledger is refused, however
+// well its settings are.
+func Load(dir string) (profile.Set, error) {
+	_, err := os.Stat(filepath.Join(dir, "ledger.db"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return profile.Set{}, &records.Refusal{Code: "station-missing", Sentence: fmt.Sprintf("There is no station in %s.", dir),
+			Next: fmt.Sprintf("Check the path; a new station is made with 'station init %s'.", dir), Err: err}
+	}
+	if err != nil {
+		return profile.Set{}, fmt.Errorf("looking for the station: %w", err)
+	}
+	return profile.Load(dir)
+}
+
 // Socket is the path of the daemon's socket.
 func Socket(set profile.Set, dir string) string {
 	if filepath.IsAbs(set.Station.Socket) {
 		return set.Station.Socket
 	}
 	return filepath.Join(dir, set.Station.Socket)
-}
-
-func exists(dir string) error {
-	_, err := os.Stat(filepath.Join(dir, "ledger.db"))
-	if errors.Is(err, fs.ErrNotExist) {
-		return &records.Refusal{Code: "station-missing", Sentence: fmt.Sprintf("There is no station in %s.", dir),
-			Next: fmt.Sprintf("Check the path; a new station is made with 'station init %s'.", dir), Err: err}
-	}
-	if err != nil {
-		return fmt.Errorf("looking for the station: %w", err)
-	}
-	return nil
 }
 
 // takeLock makes this process the folder's only daemon. The kernel drops the

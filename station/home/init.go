@@ -35,16 +35,24 @@ func Init(ctx context.Context, dir, name string, pass ca.Passphrase) error {
 				Next: "Choose another folder. Only if an earlier init was interrupted (no ledger.db is there): remove keys, ca and ledger.new*, and run init again."}
 		}
 	}
-	for _, sub := range []string{"", "products", "customers", "secrets", "keys", "ca"} {
-		if err := os.MkdirAll(filepath.Join(dir, sub), 0o700); err != nil {
-			return fmt.Errorf("making the station's folder: %w", err)
-		}
-	}
-	if err := writeNew(filepath.Join(dir, "station.yaml"), []byte(fmt.Sprintf(stationTemplate, name)), 0o644); err != nil && !errors.Is(err, fs.ErrExist) {
+	if err := makeFolders(dir, "", "products", "customers", "secrets"); err != nil {
 		return err
+	}
+	settings := filepath.Join(dir, "station.yaml")
+	written := writeNew(settings, fmt.Appendf(nil, stationTemplate, name), 0o644)
+	if written != nil && !errors.Is(written, fs.ErrExist) {
+		return written
 	}
 	set, err := profile.Load(dir)
 	if err != nil {
+		if written == nil {
+			os.Remove(settings) // ours, with a name that cannot be one
+		}
+		return err
+	}
+	// Settings with mistakes end here, and init can be run again when they are
+	// mended; what follows is made once.
+	if err := makeFolders(dir, "keys", "ca"); err != nil {
 		return err
 	}
 	v := newVault(dir)
@@ -73,7 +81,19 @@ func Init(ctx context.Context, dir, name string, pass ca.Passphrase) error {
 	if err := os.Rename(fresh, filepath.Join(dir, "ledger.db")); err != nil {
 		return fmt.Errorf("naming the ledger: %w", err)
 	}
+	for _, side := range []string{"-wal", "-shm", ".lock"} {
+		os.Remove(fresh + side) // empty, and without meaning under this name
+	}
 	return syncDir(dir)
+}
+
+func makeFolders(dir string, names ...string) error {
+	for _, name := range names {
+		if err := os.MkdirAll(filepath.Join(dir, name), 0o700); err != nil {
+			return fmt.Errorf("making the station's folder: %w", err)
+		}
+	}
+	return nil
 }
 
 const stationTemplate = `# What this station is. 'station check' explains every mistake in it.
@@ -145,10 +165,7 @@ func (v *Vault) makeCA(station, customer string, root authority.Pair, pass ca.Pa
 // IssueCA makes the issuing CA of a customer that has none yet. It needs the
 // root's key, and so the passphrase.
 func IssueCA(dir, customer string, pass ca.Passphrase) error {
-	if err := exists(dir); err != nil {
-		return err
-	}
-	set, err := profile.Load(dir)
+	set, err := Load(dir)
 	if err != nil {
 		return err
 	}
@@ -160,6 +177,10 @@ func IssueCA(dir, customer string, pass ca.Passphrase) error {
 	if _, err := os.Stat(v.path("ca/" + customer + ".pem")); err == nil {
 		return &records.Refusal{Code: "ca-exists", Sentence: fmt.Sprintf("Customer %s has an issuing CA already.", customer),
 			Next: "Nothing needs to be done."}
+	}
+	if _, err := os.Stat(v.path("ca/" + customer + ".key")); err == nil {
+		return &records.Refusal{Code: "ca-unfinished", Sentence: fmt.Sprintf("There is a key for customer %s without a certificate: making its issuing CA was interrupted.", customer),
+			Next: fmt.Sprintf("Remove ca/%s.key, with which nothing was ever signed, and run the command again.", customer)}
 	}
 	cert, err := v.readCertificate("ca/root.pem")
 	if err != nil {
@@ -216,7 +237,7 @@ type CA struct {
 
 // CAs lists the station's root and the customers' issuing CAs.
 func CAs(dir string) ([]CA, error) {
-	if err := exists(dir); err != nil {
+	if _, err := Load(dir); err != nil {
 		return nil, err
 	}
 	files, err := filepath.Glob(filepath.Join(dir, "ca", "*.pem"))

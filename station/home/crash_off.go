@@ -1,6 +1,6 @@
 //go:build !crash
 
-package daemon
+package home
 
 import "nameplate/records"
 

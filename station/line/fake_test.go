@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
 	"fmt"
 	"maps"
 	"slices"
@@ -47,6 +48,7 @@ type book struct {
 	mu   sync.Mutex
 	kind records.Kind // fate strikes the next transaction that holds it
 	fate fate
+	full bool // every transaction after the first that fate has struck is refused
 	dead bool
 }
 
@@ -57,6 +59,13 @@ func (b *book) fail(kind records.Kind, f fate) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.kind, b.fate = kind, f
+}
+
+// fillUp: once the disk is full it stays so.
+func (b *book) fillUp() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.full = true
 }
 
 // die: the station is dead; nothing it does from now on is ever known.
@@ -79,6 +88,9 @@ func (b *book) Do(ctx context.Context, decide func(records.View) ([]records.Draf
 		defer b.mu.Unlock()
 		if b.dead {
 			return nil, b.unknown()
+		}
+		if b.full && b.fate == "" && len(drafts) > 0 {
+			return nil, full
 		}
 		holds := slices.ContainsFunc(drafts, func(d records.Draft) bool { return d.Body.Kind() == b.kind })
 		if b.fate == "" || !holds {
@@ -364,4 +376,12 @@ func parse(t testing.TB, der []byte) *x509.Certificate {
 	c, err := x509.ParseCertificate(der)
 	must(t, err)
 	return c
+}
+
+func decodePEM(text string) (der, rest []byte) {
+	block, rest := pem.Decode([]byte(text))
+	if block == nil {
+		return nil, nil
+	}
+	return block.Bytes, rest
 }

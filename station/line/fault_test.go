@@ -1,0 +1,101 @@
+package line_test
+
+import (
+	"slices"
+	"testing"
+
+	"nameplate/records"
+	"nameplate/station/line"
+)
+
+// P2 and P3: whatever event of the path cannot be recorded, and whether the
+// ledger knows it or not, nothing happens that the event should have announced;
+// the unit is finished afterwards, with one identity, and the history holds.
+func TestP3EveryEventFails(t *testing.T) {
+	for _, attestation := range attestations {
+		for i, kind := range path(attestation) {
+			for _, f := range []fate{refused, lost, applied} {
+				t.Run(string(kind)+" "+string(f)+"/"+attestation, func(t *testing.T) {
+					d := &fakeDriver{}
+					s := newStation(t, d)
+					order, b := s.order(attestation, 1), newBoard("a")
+					place := at(b)
+					issuer := &countingIssuer{Issuer: s.issuer}
+					from := s.size()
+
+					s.book.fail(kind, f)
+					w := s.slot("slot-1", place, func(c *line.Config) { c.Issuer = issuer })
+					if f == refused {
+						wantVerdict(t, w.pass(order), records.Error, "disk-full")
+					} else {
+						must(t, w.Start(order, badge))
+						<-w.ended
+						s.restart()
+					}
+					// The story so far: what came before the event, the event if it
+					// was applied, and how the passage was closed.
+					done := path(attestation)[:min(i, 6)]
+					switch {
+					case f == applied && i >= 6: // three events in one transaction
+						done = path(attestation)
+					case f == applied:
+						done = path(attestation)[:i+1]
+					}
+					story := s.kinds(from)
+					if !slices.Equal(story[:len(done)], done) {
+						t.Fatalf("events %v, want first %v", story, done)
+					}
+					for _, k := range story[len(done):] {
+						if !slices.Contains([]records.Kind{"unit.refused", "passage.closed", "station.started"}, k) {
+							t.Errorf("after the failure: %s", k)
+						}
+					}
+					writes, certificates := 0, 0
+					if i > slices.Index(path(attestation), "write.begun") {
+						writes = 1
+					}
+					if attestation == records.X509 && i >= slices.Index(path(attestation), made[attestation]) {
+						certificates = 1 // this one is signed in the process, and unknown outside until it is written
+					}
+					if b.written() != writes || issuer.n != certificates {
+						t.Errorf("%d writes and %d certificates, want %d and %d", b.written(), issuer.n, writes, certificates)
+					}
+					if open, err := s.book.OpenPassages(s.ctx); err != nil || len(open) > 0 {
+						t.Errorf("%d passages are open (%v)", len(open), err)
+					}
+
+					w.end(nil)
+					want, code := records.Pass, ""
+					if f == applied && i >= 6 {
+						want, code = records.Error, "board-released"
+					}
+					wantVerdict(t, s.passage(place, order), want, code)
+					s.holds(b, s.unit())
+					s.oneIdentity(order, 1)
+				})
+			}
+		}
+	}
+}
+
+// A disk that stays full closes nothing: the slot ends and says so, and the unit
+// is finished when the station starts again.
+func TestDiskStaysFull(t *testing.T) {
+	d := &fakeDriver{}
+	s := newStation(t, d)
+	order, b := s.order(records.SymmetricKey, 1), newBoard("a")
+	w := s.slot("slot-1", at(b), nil)
+	s.book.fail("write.begun", refused)
+	s.book.fillUp()
+	must(t, w.Start(order, badge))
+	<-w.ended
+	if st := w.Status(); st.Code != "disk-full" || st.Sentence == "" || st.Next == "" {
+		t.Errorf("the slot shows %+v", st)
+	}
+	if b.written() != 0 {
+		t.Error("the board was written to")
+	}
+	s.restart()
+	wantVerdict(t, s.passage(at(b), order), records.Pass, "")
+	s.oneIdentity(order, 1)
+}

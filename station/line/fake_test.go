@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -39,6 +40,9 @@ const (
 // full is the ledger's refusal when the disk is full.
 var full = &records.Refusal{Code: "disk-full", Sentence: "The disk that holds the ledger is full; nothing was recorded.",
 	Next: "Free some space, then try again."}
+
+// errBroken is an error that nobody has words for.
+var errBroken = errors.New("something broke")
 
 // book is the ledger as station/daemon hands it to the line, with a place to
 // make it fail.

@@ -155,13 +155,14 @@ func guard(next http.Handler) http.Handler {
 	})
 }
 
-// in and out are the frames huma reads requests from and writes answers to.
+// out is the frame of answers. ByID and Acting are embedded in the frames of
+// requests; their names are exported because huma passes over others.
 type (
 	out[T any] struct{ Body T }
-	byID       struct {
+	ByID       struct {
 		ID string `path:"id"`
 	}
-	acting struct {
+	Acting struct {
 		Actor string `header:"Nameplate-Actor" doc:"who acts: badge:NUMBER or account:NAME"`
 	}
 )
@@ -169,7 +170,7 @@ type (
 func answer[T any](body T) *out[T] { return &out[T]{body} }
 
 // actor is who acts: as the request says, else whoever the station's file names.
-func (s *Server) actor(a acting) (records.Actor, error) {
+func (s *Server) actor(a Acting) (records.Actor, error) {
 	if a.Actor == "" {
 		return s.Home.Actor(), nil
 	}
@@ -197,7 +198,7 @@ func handle[I, O any](s *Server, routes huma.API, method, path, name string, do 
 
 func (s *Server) denied(ctx context.Context, in any, action string, p *api.Problem) {
 	actor := s.Home.Actor()
-	if a, ok := in.(interface{ who() acting }); ok {
+	if a, ok := in.(interface{ who() Acting }); ok {
 		if named, err := s.actor(a.who()); err == nil {
 			actor = named
 		}
@@ -207,13 +208,13 @@ func (s *Server) denied(ctx context.Context, in any, action string, p *api.Probl
 	}
 }
 
-func (a acting) who() acting { return a }
+func (a Acting) who() Acting { return a }
 
 // Resolve is called when the request is read whole. It takes away the limit that
 // the framework set for reading the body: when that runs out on the connection,
 // net/http ends the request's context, and with it an action that takes longer
 // than a body may.
-func (acting) Resolve(ctx huma.Context) []error {
+func (Acting) Resolve(ctx huma.Context) []error {
 	if err := ctx.SetReadDeadline(time.Time{}); err != nil && !errors.Is(err, http.ErrNotSupported) {
 		return []error{fmt.Errorf("ending the limit of the body: %w", err)}
 	}
@@ -229,7 +230,7 @@ func (s *Server) routes(routes huma.API) {
 		return answer(api.Station{Name: s.Home.Set.Station.Name, Version: s.Version, State: state, Events: s.Home.Ledger.Size()}), nil
 	})
 	handle(s, routes, "POST", "/unlock", "unlock", func(ctx context.Context, in *struct {
-		acting
+		Acting
 		Body api.Unlock
 	}) (*struct{}, error) {
 		pass, err := ca.NewPassphrase([]byte(in.Body.Passphrase))
@@ -244,10 +245,10 @@ func (s *Server) routes(routes huma.API) {
 	s.slotRoutes(routes)
 	s.pushRoutes(routes)
 	handle(s, routes, "POST", "/exports", "export", func(ctx context.Context, in *struct {
-		acting
+		Acting
 		Body api.Export
 	}) (*out[api.Exported], error) {
-		actor, err := s.actor(in.acting)
+		actor, err := s.actor(in.Acting)
 		if err != nil {
 			return nil, err
 		}
@@ -265,15 +266,15 @@ func (s *Server) orderRoutes(routes huma.API) {
 		}
 		return answer(list), err
 	})
-	handle(s, routes, "GET", "/orders/{id}", "order show", func(ctx context.Context, in *byID) (*out[api.Order], error) {
+	handle(s, routes, "GET", "/orders/{id}", "order show", func(ctx context.Context, in *ByID) (*out[api.Order], error) {
 		o, err := s.Home.Order(ctx, in.ID)
 		return answer(Order(o)), err
 	})
 	handle(s, routes, "POST", "/orders", "order open", func(ctx context.Context, in *struct {
-		acting
+		Acting
 		Body api.OpenOrder
 	}) (*out[api.Order], error) {
-		actor, err := s.actor(in.acting)
+		actor, err := s.actor(in.Acting)
 		if err != nil {
 			return nil, err
 		}
@@ -281,11 +282,11 @@ func (s *Server) orderRoutes(routes huma.API) {
 		return answer(Order(o)), err
 	})
 	handle(s, routes, "POST", "/orders/{id}/close", "order close", func(ctx context.Context, in *struct {
-		acting
-		byID
+		Acting
+		ByID
 		Body api.CloseOrder
 	}) (*out[api.Order], error) {
-		actor, err := s.actor(in.acting)
+		actor, err := s.actor(in.Acting)
 		if err != nil {
 			return nil, err
 		}
@@ -311,7 +312,7 @@ func (s *Server) unitRoutes(routes huma.API) {
 		}
 		return answer(list), nil
 	})
-	handle(s, routes, "GET", "/units/{id}", "unit show", func(ctx context.Context, in *byID) (*out[api.Unit], error) {
+	handle(s, routes, "GET", "/units/{id}", "unit show", func(ctx context.Context, in *ByID) (*out[api.Unit], error) {
 		u, events, err := s.Home.History(ctx, in.ID)
 		if err != nil {
 			return nil, err
@@ -343,15 +344,15 @@ func (s *Server) slotRoutes(routes huma.API) {
 		return answer(list), nil
 	})
 	handle(s, routes, "POST", "/slots/{id}/start", "slot start", func(ctx context.Context, in *struct {
-		acting
-		byID
+		Acting
+		ByID
 		Body api.StartSlot
 	}) (*struct{}, error) {
 		slot, err := s.slot(in.ID)
 		if err != nil {
 			return nil, err
 		}
-		actor, err := s.actor(in.acting)
+		actor, err := s.actor(in.Acting)
 		if err != nil {
 			return nil, err
 		}
@@ -361,8 +362,8 @@ func (s *Server) slotRoutes(routes huma.API) {
 		return nil, slot.Start(in.Body.Order, actor)
 	})
 	handle(s, routes, "POST", "/slots/{id}/cancel", "slot cancel", func(ctx context.Context, in *struct {
-		acting
-		byID
+		Acting
+		ByID
 	}) (*struct{}, error) {
 		slot, err := s.slot(in.ID)
 		if err != nil {
@@ -401,8 +402,8 @@ func (s *Server) pushRoutes(routes huma.API) {
 		return answer(list), err
 	})
 	handle(s, routes, "POST", "/push/{id}/retry", "push retry", func(ctx context.Context, in *struct {
-		acting
-		byID
+		Acting
+		ByID
 	}) (*struct{}, error) {
 		u, err := s.Home.Ledger.Find(ctx, in.ID)
 		if err != nil {

@@ -205,7 +205,8 @@ func act[T any](g *globals, ask func(*api.Client) (T, error), self func(context.
 func (g *globals) look() (*home.Home, error) { return home.OpenReadOnly(g.ctx, g.Dir) }
 
 func table[T any](g *globals, head string, rows []T, cells func(T) []any) error {
-	w := tabwriter.NewWriter(g.out, 0, 0, 2, ' ', 0)
+	var text strings.Builder
+	w := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, head)
 	for _, r := range rows {
 		for i, c := range cells(r) {
@@ -216,7 +217,13 @@ func table[T any](g *globals, head string, rows []T, cells func(T) []any) error 
 		}
 		fmt.Fprintln(w)
 	}
-	return w.Flush()
+	if err := w.Flush(); err != nil {
+		return fmt.Errorf("printing the table: %w", err)
+	}
+	for line := range strings.Lines(text.String()) {
+		fmt.Fprintln(g.out, strings.TrimRight(line, " \n"))
+	}
+	return nil
 }
 
 // plain takes out what would steer a terminal: a board can bring any bytes, and

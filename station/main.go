@@ -40,6 +40,10 @@ const (
 	exitFindings = 4 // verify, replay, check: something is wrong with what was looked at
 )
 
+const description = `Nameplate: gives devices their identity on the production line.
+
+Exit status: 0 done, 1 failed, 2 wrong command line, 3 refused (the sentence says what to do), 4 something is wrong with what was looked at.`
+
 // errFindings ends a command that did its work and found something wrong; what
 // it is has been printed.
 var errFindings = errors.New("there are findings")
@@ -80,7 +84,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	context.AfterFunc(ctx, stop) // a second Ctrl-C ends the program at once
 	var c cli
 	exited := -1
-	parser, err := kong.New(&c, kong.Name("station"), kong.Description("Nameplate: gives devices their identity on the production line."),
+	parser, err := kong.New(&c, kong.Name("station"), kong.Description(description),
 		kong.Writers(stdout, stderr), kong.Exit(func(code int) { exited = code }), kong.ConfigureHelp(kong.HelpOptions{Compact: true}))
 	if err != nil {
 		fmt.Fprintln(stderr, "station:", err)
@@ -117,9 +121,6 @@ func report(w io.Writer, err error) int {
 		return exitOK
 	case errors.Is(err, errFindings):
 		return exitFindings
-	case errors.As(err, &problems):
-		fmt.Fprintln(w, problems)
-		return exitFindings
 	case errors.As(err, &problem):
 		refused = &records.Refusal{Code: problem.Code, Sentence: problem.Sentence, Next: problem.Next}
 	case errors.As(err, &refused):
@@ -127,6 +128,9 @@ func report(w io.Writer, err error) int {
 		refused = (*records.Refusal)(flasherRefused)
 	case errors.As(err, &caRefused):
 		refused = (*records.Refusal)(caRefused)
+	case errors.As(err, &problems):
+		fmt.Fprintln(w, problems)
+		return exitFindings
 	default:
 		fmt.Fprintln(w, "station:", err)
 		return exitError

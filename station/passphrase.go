@@ -25,7 +25,7 @@ const maxPassphrase = 4096
 // file, systemd's credential, or a prompt. Never an argument: those are seen in
 // every process list.
 type passFlag struct {
-	PassphraseFile string `env:"NAMEPLATE_PASSPHRASE_FILE" type:"path" help:"File that holds the station's passphrase in one line."`
+	PassphraseFile string `env:"NAMEPLATE_PASSPHRASE_FILE" help:"File that holds the station's passphrase in one line."`
 }
 
 // given returns the passphrase if a file or credential names one.

@@ -51,7 +51,7 @@ func (h *Home) OpenOrder(ctx context.Context, actor records.Actor, name string, 
 
 // invalid is how a file's mistakes reach a caller who may be elsewhere.
 func invalid(err error) error {
-	return &records.Refusal{Code: "order-invalid", Sentence: err.Error(), Next: "Correct the file and open the order again.", Err: err}
+	return &records.Refusal{Code: "order-invalid", Sentence: "The order has mistakes:\n" + err.Error(), Next: "Correct the file and open the order again.", Err: err}
 }
 
 // CloseOrder ends an order. Claims for which nothing was made yet are given back

@@ -254,5 +254,12 @@ func (h *Home) Reveal(ctx context.Context, ref string) ([]byte, error) {
 // Unlock opens every key that the station needs at its daily work. A wrong
 // passphrase changes nothing.
 func (h *Home) Unlock(pass ca.Passphrase) error {
-	return h.Vault.unlock(slices.Collect(maps.Keys(h.Set.Customers)), pass)
+	err := h.Vault.unlock(slices.Collect(maps.Keys(h.Set.Customers)), pass)
+	var refused *ca.Refusal
+	if errors.As(err, &refused) && refused.Code == "passphrase-wrong" {
+		// Which of the keys said so first is chance.
+		return &records.Refusal{Code: refused.Code, Sentence: "The passphrase does not open the station's keys.",
+			Next: "Enter it again. If you are sure of it, restore the folders keys and ca from the backup.", Err: err}
+	}
+	return err
 }

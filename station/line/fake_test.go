@@ -176,6 +176,9 @@ func (p *place) in() *board {
 	return p.board
 }
 
+// behind is the place itself for a port that wraps one.
+func (p *place) behind() *place { return p }
+
 func (p *place) Path() string                 { return "fake" }
 func (p *place) Present(context.Context) bool { return p.in() != nil }
 func (p *place) Open(context.Context, link.Mode) (link.Link, error) {
@@ -231,7 +234,8 @@ func (d *fakeDriver) take(secrets ...flasher.Secret) {
 func (d *fakeDriver) Family() string { return "fake" }
 
 func (d *fakeDriver) Probe(ctx context.Context, p link.Port, o flasher.Options) (flasher.Device, error) {
-	b := p.(*place).in()
+	at := p.(interface{ behind() *place }).behind()
+	b := at.in()
 	if b == nil {
 		return nil, fmt.Errorf("opening a fake port: %w", link.ErrGone)
 	}
@@ -240,7 +244,7 @@ func (d *fakeDriver) Probe(ctx context.Context, p link.Port, o flasher.Options) 
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return &device{driver: d, place: p.(*place), board: b,
+	return &device{driver: d, place: at, board: b,
 		facts: flasher.Facts{Family: d.Family(), Chip: o.Chip, HardwareIDs: b.ids, StoreBlank: b.items == nil}}, nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/pem"
+	"fmt"
 	"path/filepath"
 	"reflect"
 	"slices"
@@ -74,6 +75,14 @@ func chip(t testing.TB, change func(*boards.Config)) *boards.Board {
 	must(t, err)
 	t.Cleanup(func() { b.Close() })
 	return b
+}
+
+// numbered is the i-th of many boards.
+func numbered(t testing.TB, i int) *boards.Board {
+	t.Helper()
+	return chip(t, func(c *boards.Config) {
+		c.Name, c.MAC, c.UID = fmt.Sprint("board-", i), fmt.Sprintf("34:85:18:00:01:%02x", i), [16]byte{byte(i), 1}
+	})
 }
 
 // insert puts a board in until the test ends.

@@ -134,16 +134,7 @@ func (s *Slot) Run(ctx context.Context) error {
 func (s *Slot) passage(ctx context.Context, wanted *start) (ran bool, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	s.update(func(st *Status) {
-		if s.asked != nil {
-			wanted, s.asked = s.asked, nil
-		}
-		if wanted != nil {
-			s.cancel = cancel
-			*st = Status{Slot: st.Slot, Order: wanted.order, State: Running, Started: time.Now()}
-		}
-	})
-	if wanted == nil {
+	if wanted = s.begin(wanted, cancel); wanted == nil {
 		return false, nil
 	}
 	p := &passage{Config: s.cfg, order: wanted.order, actor: wanted.actor, show: s.update}
@@ -155,6 +146,23 @@ func (s *Slot) passage(ctx context.Context, wanted *start) (ran bool, err error)
 		st.Verdict, st.Code, st.Sentence, st.Next = end.Verdict, end.Refusal.Code, end.Refusal.Sentence, end.Refusal.Next
 	})
 	return true, err
+}
+
+// begin decides who starts the passage and shows that it runs, in one: nobody
+// can ask for a start in between.
+func (s *Slot) begin(wanted *start, cancel context.CancelCauseFunc) *start {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.asked != nil {
+		wanted, s.asked = s.asked, nil
+	}
+	if wanted != nil {
+		s.cancel = cancel
+		s.change(func(st *Status) {
+			*st = Status{Slot: st.Slot, Order: wanted.order, State: Running, Started: time.Now()}
+		})
+	}
+	return wanted
 }
 
 // gone shows an empty slot; the last verdict stays in sight until the next board.
@@ -182,6 +190,11 @@ func (s *Slot) waiting(why *records.Refusal) {
 func (s *Slot) update(change func(*Status)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.change(change)
+}
+
+// change is update with mu held.
+func (s *Slot) change(change func(*Status)) {
 	change(&s.status)
 	if s.cfg.Changed != nil {
 		s.cfg.Changed(s.status)

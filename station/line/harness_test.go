@@ -333,6 +333,28 @@ func (w *slot) pass(order string) line.Status {
 	return st
 }
 
+// attempt runs one passage until its verdict or, if the ledger gives up, the
+// slot's end.
+func (w *slot) attempt(order string) {
+	w.s.Helper()
+	must(w.s, w.Start(order, badge))
+	for {
+		w.mu.Lock()
+		is, changed := slices.ContainsFunc(w.shown, over), w.changed
+		w.mu.Unlock()
+		if is {
+			return
+		}
+		select {
+		case <-changed:
+		case <-w.ended:
+			return
+		case <-w.s.ctx.Done():
+			w.s.Fatalf("slot %s is in %+v and does not go on", w.Status().Slot, w.Status())
+		}
+	}
+}
+
 // passage runs one passage in a slot made for it.
 func (s *station) passage(port link.Port, order string) line.Status {
 	s.Helper()

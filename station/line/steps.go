@@ -180,14 +180,14 @@ func (p *passage) write(ctx context.Context) (Result, error) {
 		id.SymmetricKey = p.key
 	}
 	plan, err := p.dev.Plan(id)
-	if err != nil {
-		return Continue, err
-	}
 	defer func() {
 		for _, s := range plan.Segments {
 			s.Data.Wipe()
 		}
 	}()
+	if err != nil {
+		return Continue, err
+	}
 	if err := p.fact(ctx, records.WriteBegun{Manifest: manifestToRecords(plan.Manifest)}); err != nil {
 		return Continue, err
 	}

@@ -33,7 +33,7 @@ const (
 	stateWidth = 12
 	barWidth   = 20
 	timeWidth  = 8
-	fixedWidth = 1 + slotWidth + 1 + stateWidth + 1 + barWidth + 6 + 1 + 1 + timeWidth
+	fixedWidth = 1 + slotWidth + 1 + stateWidth + 1 + barWidth + 6 + 1 + 1 + 1 + timeWidth
 	nameWidth  = slotWidth + 1 + stateWidth + 1 + barWidth + 6 // orders and customers below
 	indent     = "            "
 )
@@ -42,13 +42,13 @@ const (
 // by slot, what went wrong with what to do about it, then orders and enrollments.
 func (s scene) picture(now time.Time, width, height int) []string {
 	width = max(width, 60) - 1 // the last column stays free: some terminals wrap there
-	id := (width - fixedWidth) * 6 / 10
+	id := (width - fixedWidth) * 55 / 100
 	order := width - fixedWidth - id
 	lines := []string{s.title(now, width), s.counts()}
 	if s.station.State == "locked" {
 		lines = append(lines, paint(yellow, " ! The station is locked: nothing runs until 'station unlock'."))
 	}
-	lines = append(lines, "", paint(grey, fmt.Sprintf(" %-*s %-*s %-*s %-*s %-*s %*s", slotWidth, "SLOT", stateWidth, "STATE",
+	lines = append(lines, "", paint(grey, fmt.Sprintf(" %-*s %-*s %-*s %-*s %-*s %*s", slotWidth, "SLOT", stateWidth, " STATE",
 		barWidth+6, "PROGRESS", id, "REGISTRATION ID", order, "ORDER", timeWidth, "TIME")))
 	for _, slot := range s.slots {
 		lines = append(lines, row(slot, now, id, order))

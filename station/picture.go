@@ -48,17 +48,20 @@ func (s scene) picture(now time.Time, width, height int) []string {
 	if s.station.State == "locked" {
 		lines = append(lines, paint(yellow, " ! The station is locked: nothing runs until 'station unlock'."))
 	}
-	lines = append(lines, "", paint(grey, fmt.Sprintf(" %-*s %-*s %-*s %-*s %-*s %*s", slotWidth, "SLOT", stateWidth, " STATE",
-		barWidth+6, "PROGRESS", id, "REGISTRATION ID", order, "ORDER", timeWidth, "TIME")))
+	lines = append(lines, "", paint(grey, fmt.Sprintf(" %-*s %-*s %-*s %s %s %*s", slotWidth, "SLOT", stateWidth, " STATE",
+		barWidth+6, "PROGRESS", pad(middle("REGISTRATION ID", id), id), pad(middle("ORDER", order), order), timeWidth, "TIME")))
 	for _, slot := range s.slots {
 		lines = append(lines, row(slot, now, id, order))
 		lines = append(lines, why(slot, width)...)
 	}
-	lines = append(lines, s.orderLines(width)...)
+	lines = append(lines, s.orderLines()...)
 	lines = append(lines, s.pushLines(width)...)
 	if room := height - 1; len(lines) > room && room > 1 {
 		hidden := len(lines) - room + 1
 		lines = append(lines[:room-1], paint(yellow, fmt.Sprintf(" … %d lines more: make the terminal higher", hidden)))
+	}
+	for i, l := range lines {
+		lines[i] = clip(l, width)
 	}
 	return lines
 }
@@ -168,7 +171,7 @@ func why(s api.Slot, width int) []string {
 	return lines
 }
 
-func (s scene) orderLines(width int) []string {
+func (s scene) orderLines() []string {
 	worked := s.worked()
 	if len(worked) == 0 {
 		return nil
@@ -177,7 +180,7 @@ func (s scene) orderLines(width int) []string {
 	for _, o := range worked {
 		text := fmt.Sprintf(" %s %-20s %s %s", pad(middle(o.ID, nameWidth), nameWidth), fmt.Sprintf("%d of %d", o.Released, o.Quota),
 			pad(middle(o.Customer, 26), 26), middle(o.Product, 32))
-		lines = append(lines, middle(strings.TrimRight(text, " "), width))
+		lines = append(lines, text)
 	}
 	return lines
 }
@@ -192,11 +195,11 @@ func (s scene) pushLines(width int) []string {
 		text := fmt.Sprintf(" %s %d accepted, %d due", pad(middle(p.Customer, nameWidth), nameWidth), p.Accepted, p.Due)
 		switch {
 		case p.Aside > 0:
-			lines = append(lines, middle(text, width), indent+paint(red, fmt.Sprintf("✘ %d set aside: see 'station push status'", p.Aside)))
+			lines = append(lines, text, indent+paint(red, fmt.Sprintf("✘ %d set aside: see 'station push status'", p.Aside)))
 		case p.Due > 0 && p.LastError != "":
-			lines = append(lines, middle(text, width), indent+paint(yellow, "! "+middle(p.LastError, width-len(indent)-2)))
+			lines = append(lines, text, indent+paint(yellow, "! "+middle(p.LastError, width-len(indent)-2)))
 		default:
-			lines = append(lines, middle(text, width))
+			lines = append(lines, text)
 		}
 	}
 	return lines
@@ -244,6 +247,24 @@ func middle(s string, width int) string {
 	}
 	front := (width - 1) / 2
 	return string(r[:front]) + "…" + string(r[len(r)-(width-1-front):])
+}
+
+// clip cuts a painted line to a width; what paints takes no room.
+func clip(s string, width int) string {
+	seen, painting := 0, false
+	for i, r := range s {
+		switch {
+		case r == '\x1b':
+			painting = true
+		case painting:
+			painting = r != 'm'
+		case seen == width:
+			return s[:i] + "\x1b[0m"
+		default:
+			seen++
+		}
+	}
+	return s
 }
 
 // wrap breaks a sentence into lines of at most width, between words.

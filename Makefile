@@ -32,6 +32,7 @@ build:
 	$(BUILD) -o bin/ $(MAINS)
 
 demo: build
+	@command -v sqlite3 >/dev/null || .ci/tools
 	bin/simline demo
 
 tools:

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"io"
 	"os"
 	"regexp"
@@ -29,14 +30,19 @@ func newLog(f *os.File, json, verbose bool) zerolog.Logger {
 type redactor struct{ w io.Writer }
 
 // secrets are the forms in which a secret could get into a text: a private key's
-// PEM, the signature of a token, a key in a connection string, an age identity,
-// the base64 of a key of 32 or 64 bytes.
-var secrets = regexp.MustCompile(`(?s)-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|$)` +
+// PEM, cut off or whole, the signature of a token, a key in a connection string,
+// an age identity, the padded base64 of 32 bytes or more.
+var secrets = regexp.MustCompile(`(?s)-----BEGIN [A-Z ]*PRIVATE KEY-----(?:.*?-----END [A-Z ]*PRIVATE KEY-----|[^"]*)` +
 	`|sig=[^&\s"]+|SharedAccessKey=[^;\s"]+|AGE-SECRET-KEY-1[0-9A-Z]+` +
-	`|\b[A-Za-z0-9+/]{43}=|\b[A-Za-z0-9+/]{86}==`)
+	`|[A-Za-z0-9+/]{42,}={1,2}`)
 
 func (r redactor) Write(p []byte) (int, error) {
-	if _, err := r.w.Write(secrets.ReplaceAll(p, []byte("[redacted]"))); err != nil {
+	line, end := bytes.CutSuffix(p, []byte("\n"))
+	line = secrets.ReplaceAll(line, []byte("[redacted]"))
+	if end {
+		line = append(line, '\n') // one that was cut off may have taken it along
+	}
+	if _, err := r.w.Write(line); err != nil {
 		return 0, err
 	}
 	return len(p), nil

@@ -393,3 +393,7 @@ func decodePEM(text string) (der, rest []byte) {
 	}
 	return block.Bytes, rest
 }
+
+func encodePEM(der []byte) []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+}

@@ -25,14 +25,29 @@ func (c *unitListCmd) Run(g *globals) error {
 		return err
 	}
 	defer h.Close()
-	fmt.Fprintf(g.out, "%-8s %-9s %-12s %-34s %-14s %-10s %s\n", "UNIT", "STATE", "SERIAL", "REGISTRATION ID", "ORDER", "ENROLLMENT", "HARDWARE")
+	page := make([]records.Unit, 0, unitPage)
 	for u, err := range h.Ledger.Units(g.ctx, ledger.UnitQuery{Order: c.Order, State: records.UnitState(c.State)}) {
 		if err != nil {
 			return err
 		}
-		fmt.Fprintf(g.out, "%-8s %-9s %-12s %-34s %-14s %-10s %s\n", u.ID, u.State, u.Serial, u.RegistrationID, u.Order, u.Enrollment, hardware(u))
+		if page = append(page, u); len(page) == unitPage {
+			if err := unitTable(g, page); err != nil {
+				return err
+			}
+			page = page[:0]
+		}
 	}
-	return nil
+	return unitTable(g, page)
+}
+
+// unitPage is how many units a table holds; then a new one begins, so that a
+// list of millions needs no memory.
+const unitPage = 1000
+
+func unitTable(g *globals, units []records.Unit) error {
+	return table(g, "UNIT\tSTATE\tSERIAL\tREGISTRATION ID\tORDER\tENROLLMENT\tHARDWARE", units, func(u records.Unit) []any {
+		return []any{u.ID, u.State, u.Serial, u.RegistrationID, u.Order, u.Enrollment, hardware(u)}
+	})
 }
 
 func hardware(u records.Unit) string {

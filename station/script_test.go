@@ -23,9 +23,20 @@ import (
 // The scripts in testdata are the manual of the commands: what is typed, what is
 // answered, and with which exit status. In them, 'station' is this program.
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){
+	testscript.Main(tests{m}, map[string]func(){
 		"station": func() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) },
 	})
+}
+
+// tests removes the programs that were built, when all tests are done.
+type tests struct{ *testing.M }
+
+func (t tests) Run() int {
+	code := t.M.Run()
+	for _, path := range programs.built {
+		os.RemoveAll(filepath.Dir(path))
+	}
+	return code
 }
 
 // TestScript runs the stories that need no board.

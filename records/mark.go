@@ -32,6 +32,27 @@ type Mark struct {
 	Free  bool
 }
 
+// CheckPassage holds an event against the passage that it names: open tells
+// whether that one holds a slot, in which unit was identified in it, 0 if none.
+// A passage has one unit, and its end names that unit: a board held by no open
+// passage, or by one that ends without it, would never come free.
+func CheckPassage(e Event, open bool, in UnitID) error {
+	var wrong string
+	switch {
+	case e.Passage == 0 || e.Kind == (PassageOpened{}).Kind():
+		return nil
+	case !open:
+		wrong = fmt.Sprintf("passage %s is not open", e.Passage)
+	case e.Kind == (UnitIdentified{}).Kind() && in != 0 && in != e.Unit:
+		wrong = fmt.Sprintf("unit %s is in passage %s already", in, e.Passage)
+	case e.Kind == (PassageClosed{}).Kind() && in != e.Unit:
+		wrong = fmt.Sprintf("unit %s is in passage %s, not %s", in, e.Passage, e.Unit)
+	default:
+		return nil
+	}
+	return fmt.Errorf("applying event %d (%s): %s", e.Seq, e.Kind, wrong)
+}
+
 // HardwareName is the name of a hardware ID in its space.
 func HardwareName(h HardwareID) string { return h.Kind + "=" + h.Value }
 

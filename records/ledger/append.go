@@ -19,6 +19,9 @@ func (g *group) append(d records.Draft) (records.Event, error) {
 	if err != nil {
 		return e, err
 	}
+	if err := g.checkPassage(e); err != nil {
+		return e, err
+	}
 	var unit any // NULL if none
 	if e.Unit != 0 {
 		unit = int64(e.Unit)
@@ -74,7 +77,10 @@ func (g *group) compose(d records.Draft) (records.Event, []byte, error) {
 	if err != nil {
 		return e, nil, fmt.Errorf("encoding event %d (%s): %w", e.Seq, e.Kind, err)
 	}
-	return e, stored, nil
+	// What is folded is what was encoded and not the draft's body: JSON mends
+	// strings that are not UTF-8, and a later reader sees only the mended ones.
+	e, err = e.Decoded()
+	return e, stored, err
 }
 
 // complete holds the draft against what its kind has to name.
@@ -130,6 +136,17 @@ func complete(d records.Draft) error {
 		return fmt.Errorf("checking draft of %s: only passage.opened opens a passage", kind)
 	}
 	return nil
+}
+
+func (g *group) checkPassage(e records.Event) error {
+	if e.Passage == 0 || e.Kind == (records.PassageOpened{}).Kind() {
+		return nil // without looking it up
+	}
+	open, in, err := g.passage(e.Passage)
+	if err != nil {
+		return err
+	}
+	return records.CheckPassage(e, open, in)
 }
 
 func (g *group) foldUnit(e records.Event) error {

@@ -20,15 +20,20 @@ type StoredCheckpoint struct {
 
 // Checkpoint signs "this many events, this root" for the present size, as a
 // C2SP checkpoint (c2sp.org/tlog-checkpoint) in a signed note, and keeps it. For
-// the same size and key it is the same bytes. A ledger opened for reading signs
-// and keeps nothing.
+// the same size and key it is the same bytes. A ledger opened for reading is
+// first judged as Open does, and keeps nothing.
 func (l *Ledger) Checkpoint(ctx context.Context, s note.Signer) ([]byte, error) {
-	head := l.head.Load()
-	root, err := head.root()
+	if l.writer == nil {
+		if _, err := l.loadEdge(ctx); err != nil {
+			return nil, err
+		}
+	}
+	size := l.Size()
+	root, err := l.Root(ctx, size)
 	if err != nil {
 		return nil, fmt.Errorf("computing root: %w", err)
 	}
-	text, err := note.Sign(&note.Note{Text: checkpointText(l.origin, head.size, root)}, s)
+	text, err := note.Sign(&note.Note{Text: checkpointText(l.origin, size, root)}, s)
 	if err != nil {
 		return nil, fmt.Errorf("signing checkpoint: %w", err)
 	}
@@ -36,14 +41,14 @@ func (l *Ledger) Checkpoint(ctx context.Context, s note.Signer) ([]byte, error) 
 		return text, nil
 	}
 	var kept []byte
-	if _, err := l.one(ctx, "reading checkpoint", "SELECT text FROM checkpoints WHERE size = ?", []any{head.size}, &kept); err != nil {
+	if _, err := l.one(ctx, "reading checkpoint", "SELECT text FROM checkpoints WHERE size = ?", []any{size}, &kept); err != nil {
 		return nil, err
 	}
 	if string(kept) == string(text) {
 		return text, nil
 	}
 	err = l.submit(ctx, func(g *group) error {
-		return g.exec1("storing checkpoint", g.w.s.putCheckpoint, head.size, text)
+		return g.exec1("storing checkpoint", g.w.s.putCheckpoint, size, text)
 	})
 	if err != nil {
 		return nil, err

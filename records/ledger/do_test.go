@@ -123,6 +123,7 @@ func TestIncompleteDrafts(t *testing.T) {
 	otherOrder.Order = "wo-3"
 	oldPassage := passageOpened("slot-2")
 	oldPassage.Passage = p
+	free := do(t, l, passageOpened("slot-3"))[0].Passage
 	tests := []struct {
 		name, want string
 		draft      records.Draft
@@ -138,8 +139,13 @@ func TestIncompleteDrafts(t *testing.T) {
 		{"no sealed bytes", "checking draft of secret.sealed: it names no sealed bytes", noBytes},
 		{"made known by another", "checking draft of unit.passed: only unit.identified makes a unit known", about(records.NewUnit, "", records.UnitPassed{})},
 		{"opened by another", "checking draft of unit.identified: only passage.opened opens a passage", identified(u, records.NewPassage, "aa")},
-		{"never made known", "applying event 5 (unit.identified) to unit U999 in state \"\": the unit was never made known", identified(999, p, "bb")},
-		{"slot of another passage", "applying event 5 (passage.closed): passage P2 does not hold the slot slot-9", passageClosed("slot-9", p, u, "", records.Error)},
+		{"never made known", "applying event 6 (unit.identified) to unit U999 in state \"\": the unit was never made known", identified(999, free, "bb")},
+		{"in a passage that is none", "applying event 6 (unit.identified): passage P999 is not open", identified(records.NewUnit, 999, "bb")},
+		{"in a passage guessed ahead", "applying event 6 (unit.identified): passage P6 is not open", identified(records.NewUnit, 6, "bb")},
+		{"two in one passage", "applying event 6 (unit.identified): unit U3 is in passage P2 already", identified(records.NewUnit, p, "bb")},
+		{"closed without its unit", "applying event 6 (passage.closed): unit U3 is in passage P2, not U0", passageClosed("slot-1", p, 0, "", records.Error)},
+		{"closed with a unit that is not in it", "applying event 6 (passage.closed): unit U0 is in passage P5, not U3", passageClosed("slot-3", free, u, "", records.Error)},
+		{"slot of another passage", "applying event 6 (passage.closed): passage P2 does not hold the slot slot-9", passageClosed("slot-9", p, u, "", records.Error)},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -148,8 +154,8 @@ func TestIncompleteDrafts(t *testing.T) {
 			}
 		})
 	}
-	if f := checkAll(t, l); len(f.events) != 4 {
-		t.Errorf("%d events, want 4", len(f.events))
+	if f := checkAll(t, l); len(f.events) != 5 {
+		t.Errorf("%d events, want 5", len(f.events))
 	}
 }
 
@@ -158,10 +164,11 @@ func TestOneIdentityOneDevice(t *testing.T) {
 	l := open(t, create(t))
 	do(t, l, orderOpened("wo-1", records.SymmetricKey, 10), orderOpened("wo-2", records.X509, 10))
 	one, _ := seen(t, l, "slot-1", "aa")
-	two, p2 := seen(t, l, "slot-2", "bb")
+	two, _ := seen(t, l, "slot-2", "bb")
 	three, _ := seen(t, l, "slot-3", "cc")
 	four, _ := seen(t, l, "slot-4", "dd")
 	five, _ := seen(t, l, "slot-5", "ee")
+	free := do(t, l, passageOpened("slot-6"))[0].Passage
 	first := mustClaim(t, l, one, "wo-1")
 	do(t, l, sealed(one, "ref-1"))
 	id3 := mustClaim(t, l, three, "wo-2").RegistrationID
@@ -179,7 +186,7 @@ func TestOneIdentityOneDevice(t *testing.T) {
 		name, sentence string
 		draft          records.Draft
 	}{
-		{"hardware ID", "The hardware mac=aa belongs to unit U4 already.", identified(records.NewUnit, p2, "aa")},
+		{"hardware ID", "The hardware mac=aa belongs to unit U4 already.", identified(records.NewUnit, free, "aa")},
 		{"registration ID", "The registration wo-1-a000001 belongs to unit U4 already.",
 			like(func(c *records.IdentityClaimed) { c.RegistrationID = first.RegistrationID })},
 		{"serial", "The serial sensor-symmetricKey/A000001 belongs to unit U4 already.",
@@ -202,7 +209,7 @@ func TestOneIdentityOneDevice(t *testing.T) {
 	// Two spaces are guarded by the folds before their marks are taken.
 	for name, draft := range map[string]records.Draft{
 		"number": like(func(c *records.IdentityClaimed) { c.Number = 1 }),
-		"board":  identified(one, p2, "aa"),
+		"board":  identified(one, free, "aa"),
 	} {
 		if _, err := try(l, draft); err == nil {
 			t.Errorf("a second owner of a %s was recorded", name)

@@ -55,8 +55,9 @@ type Ledger struct {
 	station string
 	origin  string
 
-	read     preparer // a pool beside the writer, or the one snapshot of a reader
-	queries  sync.Map // text → *sql.Stmt, prepared once
+	read     preparer    // a pool beside the writer, or the one snapshot of a reader
+	turns    sync.Locker // a snapshot has one connection, so that its queries take turns
+	queries  sync.Map    // text → *sql.Stmt, prepared once
 	close    []func() error
 	once     sync.Once
 	closeErr error
@@ -65,6 +66,12 @@ type Ledger struct {
 	broken atomic.Bool // a commit failed: the state is unknown
 	writer *writer     // nil when opened for reading
 }
+
+// noTurns: a pool hands out its connections by itself.
+type noTurns struct{}
+
+func (noTurns) Lock()   {}
+func (noTurns) Unlock() {}
 
 // preparer is a read pool (*sql.DB) or a snapshot (*sql.Conn).
 type preparer interface {
@@ -83,7 +90,7 @@ func Open(ctx context.Context, c Config) (*Ledger, error) {
 	if err := mustExist(c.Path); err != nil {
 		return nil, err
 	}
-	l := &Ledger{path: c.Path}
+	l := &Ledger{path: c.Path, turns: noTurns{}}
 	if err := l.open(ctx, c); err != nil {
 		l.release()
 		return nil, err
@@ -121,14 +128,14 @@ func (l *Ledger) open(ctx context.Context, c Config) error {
 	l.onClose(pool.Close)
 	l.onClose(l.closeQueries)
 	l.read = pool
-	last, err := l.load(ctx)
-	if err != nil {
+	if err := l.load(ctx); err != nil {
 		return err
 	}
 	if l.station != c.Station {
 		return otherStation(c.Path, l.station, c.Station)
 	}
-	if err := l.checkEdge(ctx); err != nil {
+	last, err := l.loadEdge(ctx)
+	if err != nil {
 		return err
 	}
 	l.writer, err = newWriter(ctx, l, conn, c, last)
@@ -141,13 +148,14 @@ func (l *Ledger) open(ctx context.Context, c Config) error {
 
 // OpenReadOnly opens a ledger for reading, whether a writer has it open or not.
 // Everything read comes from the one moment of the call; what is appended later
-// is not seen. While it is open SQLite cannot shorten its write-ahead log, so
-// close it when done.
+// is not seen. It does not judge what it finds, so that replay can: a ledger that
+// Open refuses as damaged opens here. While it is open SQLite cannot shorten its
+// write-ahead log, so close it when done.
 func OpenReadOnly(ctx context.Context, path string) (*Ledger, error) {
 	if err := mustExist(path); err != nil {
 		return nil, err
 	}
-	l := &Ledger{path: path}
+	l := &Ledger{path: path, turns: new(sync.Mutex)}
 	if err := l.openSnapshot(ctx); err != nil {
 		l.release()
 		return nil, err
@@ -173,25 +181,33 @@ func (l *Ledger) openSnapshot(ctx context.Context) error {
 	if version < schemaVersion {
 		return tooOld(l.path, version)
 	}
-	if _, err := l.load(ctx); err != nil {
-		return err
-	}
-	return l.checkEdge(ctx)
+	return l.load(ctx)
 }
 
-// load reads who the ledger is and the tree's right edge, and returns the time
-// of the last event.
-func (l *Ledger) load(ctx context.Context) (last time.Time, err error) {
+// load reads who the ledger is, and how many events it has.
+func (l *Ledger) load(ctx context.Context) error {
 	found, err := l.one(ctx, "reading the ledger's name", "SELECT station, origin FROM meta", nil, &l.station, &l.origin)
 	if err != nil {
-		return last, err
+		return err
 	}
 	if !found {
-		return last, damaged("it does not say whose it is", nil)
+		return unreadable("it does not say whose it is", nil)
 	}
-	var size int64
+	var t tree
+	if _, err = l.one(ctx, "counting events", "SELECT coalesce(max(seq), 0) FROM events", nil, &t.size); err != nil {
+		return err
+	}
+	l.head.Store(&t)
+	return nil
+}
+
+// loadEdge rebuilds the tree's right edge, to go on from, holds it against the
+// newest checkpoint, and returns the time of the last event.
+func (l *Ledger) loadEdge(ctx context.Context) (last time.Time, err error) {
+	size := l.Size()
 	var bytes []byte
-	if found, err = l.one(ctx, "reading the last event", "SELECT seq, bytes FROM events ORDER BY seq DESC LIMIT 1", nil, &size, &bytes); err != nil {
+	found, err := l.one(ctx, "reading the last event", "SELECT bytes FROM events WHERE seq = ?", []any{size}, &bytes)
+	if err != nil {
 		return last, err
 	}
 	if found {
@@ -206,7 +222,7 @@ func (l *Ledger) load(ctx context.Context) (last time.Time, err error) {
 		return last, fmt.Errorf("rebuilding the tree's edge: %w", err)
 	}
 	l.head.Store(&t)
-	return last, nil
+	return last, l.checkEdge(ctx)
 }
 
 // Station is the name of the station whose ledger this is.
@@ -225,7 +241,7 @@ func (l *Ledger) Root(ctx context.Context, size int64) (tlog.Hash, error) {
 	if size < 0 || size > head.size {
 		return tlog.Hash{}, fmt.Errorf("computing root of %d events: there are %d", size, head.size)
 	}
-	if size == head.size {
+	if size == head.size && l.writer != nil { // only the writer keeps the tree's edge
 		return head.root()
 	}
 	return tlog.TreeHash(size, l.HashReader(ctx))

@@ -180,6 +180,7 @@ func TestDamageIsFoundAtOpen(t *testing.T) {
 		{"a tile changed", "UPDATE tiles SET hash = zeroblob(32) WHERE n = 1", "The ledger is damaged: its first 600 events are not those that its checkpoint was signed over."},
 		{"a tile missing", "DELETE FROM tiles WHERE n = 0", "The ledger is damaged: of the hashes of level 8 from number 0 on, 2 are wanted and 0 are there."},
 		{"an event that is no event", forge + "UPDATE events SET bytes = x'00' WHERE seq = 600", "The ledger is damaged: what is stored of event 600 is unreadable."},
+		{"the last event not signed over, and no event", forge + "INSERT INTO events (seq, bytes) VALUES (601, x'00')", "The ledger is damaged: what is stored of event 601 is unreadable."},
 		{"no name", "DELETE FROM meta", "The ledger is damaged: it does not say whose it is."},
 	}
 	for _, tt := range tests {
@@ -200,7 +201,18 @@ func TestDamageIsFoundAtOpen(t *testing.T) {
 			if err != nil && !strings.Contains(err.Error(), tt.sentence) {
 				t.Errorf("got  %v\nwant %s", err, tt.sentence)
 			}
-			_, err = ledger.OpenReadOnly(ctx, path)
+
+			// A reader looks on: replay can say what is wrong, and nobody signs it.
+			r, err := ledger.OpenReadOnly(ctx, path)
+			if tt.name == "no name" {
+				wantCode(t, err, "ledger-damaged")
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer r.Close()
+			_, err = r.Checkpoint(ctx, signer)
 			wantCode(t, err, "ledger-damaged")
 		})
 	}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"math"
 	"regexp"
 	"strconv"
 	"strings"
@@ -31,6 +32,12 @@ type UnitQuery struct {
 type Leaf struct {
 	Seq   int64
 	Bytes []byte
+}
+
+// UnitLeaf is a stored event and the unit that it is filed under.
+type UnitLeaf struct {
+	Unit records.UnitID
+	Leaf
 }
 
 // Unit returns the unit, or the zero Unit if there is none.
@@ -132,6 +139,25 @@ func (l *Ledger) Leaves(ctx context.Context, from int64) iter.Seq2[Leaf, error] 
 	})
 }
 
+// UnitLeaves yields the stored events that are filed under units, unit by unit,
+// those of one oldest first.
+func (l *Ledger) UnitLeaves(ctx context.Context) iter.Seq2[UnitLeaf, error] {
+	type place struct{ unit, seq int64 }
+	const query = "SELECT unit, seq, bytes FROM events WHERE unit IS NOT NULL AND (unit, seq) > (?, ?) ORDER BY unit, seq LIMIT ?"
+	return pages(place{unit: math.MinInt64}, func(at place) (page []UnitLeaf, next place, err error) {
+		err = l.each(ctx, "reading units' events", query, []any{at.unit, at.seq, pageRows}, func(rows *sql.Rows) error {
+			var leaf UnitLeaf
+			if err := rows.Scan(&leaf.Unit, &leaf.Seq, &leaf.Bytes); err != nil {
+				return err
+			}
+			page = append(page, leaf)
+			at = place{int64(leaf.Unit), leaf.Seq}
+			return nil
+		})
+		return page, at, err
+	})
+}
+
 // UnitEvents returns the events that name the unit, oldest first.
 func (l *Ledger) UnitEvents(ctx context.Context, id records.UnitID) ([]records.Event, error) {
 	return l.events(ctx, "SELECT seq, bytes FROM events WHERE unit = ? ORDER BY seq", int64(id))
@@ -153,7 +179,7 @@ func (l *Ledger) OpenPassages(ctx context.Context) ([]records.Event, error) {
 		}
 		unit, ok := parseUnitID(name)
 		if !ok {
-			return damaged(fmt.Sprintf("%q in passage %s is no unit", name, passage), nil)
+			return notAUnit(name, passage)
 		}
 		in[passage] = unit
 		return nil
@@ -250,6 +276,8 @@ func (l *Ledger) Find(ctx context.Context, text string) (records.Unit, error) {
 
 // one reads at most one row into dest.
 func (l *Ledger) one(ctx context.Context, doing, query string, args []any, dest ...any) (found bool, err error) {
+	l.turns.Lock()
+	defer l.turns.Unlock()
 	stmt, err := l.prepared(ctx, query)
 	if err != nil {
 		return false, err
@@ -263,8 +291,10 @@ func (l *Ledger) one(ctx context.Context, doing, query string, args []any, dest 
 	return true, nil
 }
 
-// each calls scan for every row.
+// each calls scan, which must not read on its own, for every row.
 func (l *Ledger) each(ctx context.Context, doing, query string, args []any, scan func(*sql.Rows) error) error {
+	l.turns.Lock()
+	defer l.turns.Unlock()
 	stmt, err := l.prepared(ctx, query)
 	if err != nil {
 		return err

@@ -6,6 +6,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"nameplate/records"
@@ -111,6 +112,36 @@ func TestUnitsAndOrders(t *testing.T) {
 		t.Errorf("unit that is none: %+v, %v", u, err)
 	}
 	checkAll(t, l)
+}
+
+// A snapshot has one connection; readers on several goroutines take turns.
+func TestReadersTakeTurns(t *testing.T) {
+	path := create(t)
+	l := open(t, path)
+	oneReleased(t, l)
+	r := openReadOnly(t, path)
+	var all sync.WaitGroup
+	for range 4 {
+		all.Go(func() {
+			for range 100 {
+				if events, err := r.UnitEvents(ctx, 3); err != nil || len(events) != 8 {
+					t.Errorf("%d events, %v", len(events), err)
+					return
+				}
+				if _, err := r.Root(ctx, 7); err != nil {
+					t.Error(err)
+					return
+				}
+				for _, err := range r.Units(ctx, ledger.UnitQuery{}) {
+					if err != nil {
+						t.Error(err)
+						return
+					}
+				}
+			}
+		})
+	}
+	all.Wait()
 }
 
 func TestOpenPassages(t *testing.T) {

@@ -65,6 +65,16 @@ func damaged(what string, cause error) error {
 		Next: "Stop using it, keep the file, run 'station replay', and restore the newest backup.", Err: cause}
 }
 
+// unreadable is damage of which replay could say no more.
+func unreadable(what string, cause error) error {
+	return &records.Refusal{Code: "ledger-damaged", Sentence: "The ledger is damaged: " + what + ".",
+		Next: "Stop using it, keep the file, and restore the newest backup.", Err: cause}
+}
+
+func notAUnit(name string, p records.PassageID) error {
+	return damaged(fmt.Sprintf("%q in passage %s is no unit", name, p), nil)
+}
+
 func readOnly() error {
 	return &records.Refusal{Code: "ledger-read-only", Sentence: "The ledger was opened for reading only.",
 		Next: "Ask the running 'station serve' to do it."}
@@ -99,7 +109,7 @@ func refuse(doing string, err error) error {
 		return &records.Refusal{Code: "ledger-busy", Sentence: "Another program keeps the ledger locked; nothing was recorded.",
 			Next: "Close other programs that have ledger.db open, then try again.", Err: cause}
 	case sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB:
-		return damaged("SQLite cannot read it", cause)
+		return unreadable("SQLite cannot read it", cause)
 	case sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_AUTH:
 		return &records.Refusal{Code: "ledger-unreadable", Sentence: "The ledger's file cannot be opened as needed.",
 			Next: "Check the owner and the modes of the station's folder.", Err: cause}

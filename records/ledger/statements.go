@@ -19,6 +19,7 @@ type statements struct {
 	claimUnit, moveUnit, setUnit  *sql.Stmt
 	getOrder, putOrder            *sql.Stmt
 	getOwner, putOwner, freeOwner *sql.Stmt
+	getOwned                      *sql.Stmt
 	putSeal, blankSeal            *sql.Stmt
 
 	putOutbox, dropOutbox, moveOutbox, deferOutbox, retryOutbox *sql.Stmt
@@ -54,6 +55,7 @@ func (s *statements) texts() []struct {
 		{&s.putOrder, `INSERT INTO orders (id, customer, live, quota, body) VALUES (?, ?, ?, ?, ?)
 			ON CONFLICT (id) DO UPDATE SET live = excluded.live, body = excluded.body`},
 		{&s.getOwner, "SELECT owner FROM owners WHERE space = ? AND name = ?"},
+		{&s.getOwned, "SELECT name FROM owners WHERE space = ? AND owner = ? LIMIT 1"},
 		{&s.putOwner, "INSERT INTO owners (space, name, owner) VALUES (?, ?, ?) ON CONFLICT (space, name) DO NOTHING"},
 		{&s.freeOwner, "DELETE FROM owners WHERE space = ? AND name = ? AND owner = ?"},
 		{&s.putSeal, "INSERT INTO seals (ref, unit, sealed) VALUES (?, ?, ?)"},

@@ -90,6 +90,24 @@ func (g *group) Owner(space records.Space, name string) (int64, error) {
 	return owner, err
 }
 
+// passage tells whether the passage is open, and which unit is in it. Slots and
+// boards that are held are as few as there are slots.
+func (g *group) passage(p records.PassageID) (open bool, in records.UnitID, err error) {
+	var slot, board string
+	if open, err = g.get("reading passage", g.w.s.getOwned, &slot, string(records.SlotSpace), int64(p)); err != nil || !open {
+		return false, 0, err
+	}
+	held, err := g.get("reading passage", g.w.s.getOwned, &board, string(records.BoardSpace), int64(p))
+	if err != nil || !held {
+		return true, 0, err
+	}
+	in, ok := parseUnitID(board)
+	if !ok {
+		return true, 0, notAUnit(board, p)
+	}
+	return true, in, nil
+}
+
 // putUnit stores what an event made of the unit.
 func (g *group) putUnit(before, u records.Unit) error {
 	b, err := json.Marshal(u)

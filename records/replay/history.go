@@ -2,7 +2,6 @@ package replay
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"iter"
 	"runtime"
@@ -26,7 +25,7 @@ type read struct {
 	seq   int64
 	leaf  tlog.Hash
 	event records.Event
-	err   error // the bytes are no event
+	err   error // the event cannot be read
 	marks []records.Mark
 	bad   []error // what is wrong with the event as such
 }
@@ -58,7 +57,7 @@ func (r *run) history(ctx context.Context) error {
 			r.tree.add(e.leaf)
 			pending = r.judgeTree(e.seq, pending)
 			if e.err != nil {
-				r.found(e.seq, "what is stored is no event: "+e.err.Error(), "", "")
+				r.found(e.seq, "the event cannot be read: "+e.err.Error(), "", "")
 				last.Seq = e.seq
 				continue
 			}
@@ -156,7 +155,7 @@ func (r *run) batches(ctx context.Context) iter.Seq2[*batch, error] {
 // read decodes and checks one event by itself. It runs on all cores.
 func (r *run) read(leaf ledger.Leaf) read {
 	e := read{seq: leaf.Seq, leaf: tlog.RecordHash(leaf.Bytes)}
-	if e.err = json.Unmarshal(leaf.Bytes, &e.event); e.err != nil {
+	if e.event, e.err = records.Decode(leaf.Bytes); e.err != nil {
 		return e
 	}
 	if !records.ConcernsOrder(e.event.Kind) {
@@ -168,11 +167,8 @@ func (r *run) read(leaf ledger.Leaf) read {
 	}
 	if check := r.options.Checks[e.event.Kind]; check != nil {
 		started := time.Now()
-		body, err := e.event.Body()
-		if err == nil {
-			err = check(e.event, body)
-		}
-		if err != nil {
+		body, _ := e.event.Body() // decoded above
+		if err := check(e.event, body); err != nil {
 			e.bad = append(e.bad, err)
 		}
 		atomic.AddInt64((*int64)(&r.report.ChecksTook), int64(time.Since(started)))
@@ -208,7 +204,10 @@ func (r *run) judge(x *read, last records.Event) {
 			bad("the unit is not known yet", "a unit made known before", e.Unit.String())
 		}
 	}
-	r.judgePassage(x)
+	in, open := r.passages[e.Passage]
+	if err := records.CheckPassage(e, open, in); err != nil {
+		bad(err.Error(), "", "")
+	}
 	var o records.Order
 	if records.ConcernsOrder(e.Kind) {
 		if e.Order != "" {
@@ -229,6 +228,7 @@ func (r *run) judge(x *read, last records.Event) {
 		owner, ok := r.names.apply(m)
 		switch {
 		case ok:
+			r.place(e, m)
 		case m.Free:
 			bad(fmt.Sprintf("%s gives back the %s %s", owned(m.Space, m.Owner), m.Space, m.Name), "that it holds it", owned(m.Space, owner))
 		default:
@@ -237,21 +237,20 @@ func (r *run) judge(x *read, last records.Event) {
 	}
 }
 
-// judgePassage keeps the list of the open passages.
-func (r *run) judgePassage(x *read) {
-	e := x.event
-	if e.Passage == 0 {
-		return
-	}
-	if e.Kind == (records.PassageOpened{}).Kind() {
-		r.passages[e.Passage] = true
-		return
-	}
-	if !r.passages[e.Passage] {
-		r.found(x.seq, "the passage is not open", "an open passage", e.Passage.String())
-	}
-	if e.Kind == (records.PassageClosed{}).Kind() {
-		delete(r.passages, e.Passage)
+// place follows which passages are open: those that hold a slot.
+func (r *run) place(e records.Event, m records.Mark) {
+	p := records.PassageID(m.Owner)
+	switch m.Space {
+	case records.SlotSpace:
+		if m.Free {
+			delete(r.passages, p)
+		} else {
+			r.passages[p] = 0
+		}
+	case records.BoardSpace:
+		if _, open := r.passages[p]; open && !m.Free {
+			r.passages[p] = e.Unit
+		}
 	}
 }
 

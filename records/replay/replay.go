@@ -18,6 +18,7 @@ import (
 	"fmt"
 	"iter"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/mod/sumdb/note"
@@ -39,7 +40,7 @@ type Source interface {
 	UnitRows(ctx context.Context) iter.Seq2[ledger.UnitRow, error]
 	OrderRows(ctx context.Context) iter.Seq2[ledger.OrderRow, error]
 	OwnerRows(ctx context.Context) iter.Seq2[ledger.OwnerRow, error]
-	UnitEvents(ctx context.Context, id records.UnitID) ([]records.Event, error)
+	UnitLeaves(ctx context.Context) iter.Seq2[ledger.UnitLeaf, error]
 }
 
 // Check judges one event beyond what its fold can: a certificate's signature,
@@ -72,7 +73,7 @@ func Run(ctx context.Context, src Source, o Options) (Report, error) {
 		o.Progress = func(Progress) {}
 	}
 	started := time.Now()
-	r := &run{src: src, options: o, names: newNames(), orders: map[string]records.Order{}, passages: map[records.PassageID]bool{},
+	r := &run{src: src, options: o, names: newNames(), orders: map[string]records.Order{}, passages: map[records.PassageID]records.UnitID{},
 		report: Report{Station: src.Station(), Origin: src.Origin()}}
 	if err := r.history(ctx); err != nil {
 		return Report{}, fmt.Errorf("replaying events: %w", err)
@@ -100,9 +101,10 @@ type run struct {
 	tree     tree
 	names    *names
 	orders   map[string]records.Order
-	passages map[records.PassageID]bool // open ones
+	passages map[records.PassageID]records.UnitID // open ones, and the unit in each, 0 if none yet
 
 	aboutUnits int64            // events that name a unit
+	folded     atomic.Int64     // events that were found through their units
 	known      []records.UnitID // the units, in the order in which they became known
 }
 

@@ -4,8 +4,8 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
+	"iter"
 	"maps"
 	"runtime"
 	"slices"
@@ -73,16 +73,14 @@ func (r *run) projections(ctx context.Context) error {
 // stored is a unit as stored: its row and its events.
 type stored struct {
 	row    ledger.UnitRow
-	events []records.Event
+	events []ledger.UnitLeaf
 }
 
-// units is the second pass: each unit by itself. One goroutine reads, all cores
-// fold and compare.
+// units is the second pass: each unit by itself. One goroutine reads the rows
+// and the events side by side, both by unit; all cores decode, fold and compare.
 func (r *run) units(ctx context.Context) error {
 	work := make(chan stored, 2*runtime.GOMAXPROCS(0))
 	var workers sync.WaitGroup
-	defer workers.Wait()
-	defer close(work)
 	for range runtime.GOMAXPROCS(0) {
 		workers.Go(func() {
 			for s := range work {
@@ -90,11 +88,26 @@ func (r *run) units(ctx context.Context) error {
 			}
 		})
 	}
+	err := r.readUnits(ctx, work)
+	close(work)
+	workers.Wait()
+	if err != nil {
+		return err
+	}
+	if folded := r.folded.Load(); folded != r.aboutUnits {
+		r.found(0, "events about units are not found through their units", fmt.Sprint(r.aboutUnits), fmt.Sprint(folded))
+	}
+	return nil
+}
+
+func (r *run) readUnits(ctx context.Context, work chan<- stored) error {
+	next, stop := iter.Pull2(r.src.UnitLeaves(ctx))
+	defer stop()
+	leaf, err, more := next()
 	total := int64(len(r.known))
-	var folded int64
-	for row, err := range r.src.UnitRows(ctx) {
-		if err != nil {
-			return err
+	for row, rowErr := range r.src.UnitRows(ctx) {
+		if rowErr != nil {
+			return rowErr
 		}
 		for len(r.known) > 0 && r.known[0] < row.ID {
 			r.missingUnit()
@@ -104,25 +117,25 @@ func (r *run) units(ctx context.Context) error {
 			continue
 		}
 		r.known = r.known[1:]
-		events, err := r.src.UnitEvents(ctx, row.ID)
-		if damaged := (*records.Refusal)(nil); errors.As(err, &damaged) {
-			r.found(0, fmt.Sprintf("the events of unit %s cannot be read: %s", row.ID, damaged.Sentence), "", "")
-			continue
+		s := stored{row: row}
+		for ; more && err == nil && leaf.Unit <= row.ID; leaf, err, more = next() {
+			if leaf.Unit == row.ID {
+				s.events = append(s.events, leaf)
+			}
 		}
 		if err != nil {
 			return err
 		}
-		work <- stored{row, events}
-		folded += int64(len(events))
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		work <- s
 		if r.report.Units++; r.report.Units%batchSize == 0 || r.report.Units == total {
 			r.options.Progress(Progress{Pass: "units", Done: r.report.Units, Total: total})
 		}
 	}
 	for len(r.known) > 0 {
 		r.missingUnit()
-	}
-	if folded != r.aboutUnits {
-		r.found(0, "events about units are not found through their units", fmt.Sprint(r.aboutUnits), fmt.Sprint(folded))
 	}
 	return nil
 }
@@ -136,7 +149,12 @@ func (r *run) missingUnit() {
 func (r *run) unit(s stored) {
 	row := s.row
 	var u records.Unit
-	for _, e := range s.events {
+	for _, leaf := range s.events {
+		e, err := records.Decode(leaf.Bytes)
+		if err != nil {
+			continue // the first pass has said so
+		}
+		r.folded.Add(1)
 		if e.Unit != row.ID {
 			r.found(e.Seq, "the event is stored with another unit's", e.Unit.String(), row.ID.String())
 			continue

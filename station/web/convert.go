@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"strings"
 
 	"nameplate/ca"
@@ -14,22 +15,42 @@ import (
 	"nameplate/station/line"
 )
 
-// statusOf gives each refusal its HTTP status; those not named are 409: the
-// request is understood, and the state of things does not allow it.
+// statusOf gives refusals their HTTP status; those not named are 409: the request
+// is understood, and the state of things does not allow it.
 var statusOf = map[string]int{
-	"order-unknown":      404,
-	"unit-unknown":       404,
-	"slot-unknown":       404,
-	"customer-unknown":   404,
-	"order-invalid":      422,
-	"passphrase-wrong":   401,
-	"passphrase-empty":   422,
-	"socket-only":        403,
-	"browser-refused":    403,
-	"actor-invalid":      422,
-	"export-dir-invalid": 422,
-	"station-locked":     423,
-	"disk-full":          507,
+	"passphrase-wrong": http.StatusUnauthorized,
+
+	"browser-refused": http.StatusForbidden,
+	"socket-only":     http.StatusForbidden,
+
+	"customer-unknown": http.StatusNotFound,
+	"order-unknown":    http.StatusNotFound,
+	"path-unknown":     http.StatusNotFound,
+	"slot-unknown":     http.StatusNotFound,
+	"unit-unknown":     http.StatusNotFound,
+
+	"actor-invalid":      http.StatusUnprocessableEntity,
+	"export-dir-invalid": http.StatusUnprocessableEntity,
+	"order-invalid":      http.StatusUnprocessableEntity,
+	"passphrase-empty":   http.StatusUnprocessableEntity,
+
+	"locked":         http.StatusLocked,
+	"station-locked": http.StatusLocked,
+
+	// What the station's own files are to blame for.
+	"ca-unfit":          http.StatusInternalServerError,
+	"disk-error":        http.StatusInternalServerError,
+	"key-file":          http.StatusInternalServerError,
+	"ledger-damaged":    http.StatusInternalServerError,
+	"ledger-read-only":  http.StatusInternalServerError,
+	"ledger-unreadable": http.StatusInternalServerError,
+	"root-expired":      http.StatusInternalServerError,
+	"seal-damaged":      http.StatusInternalServerError,
+	"seal-other":        http.StatusInternalServerError,
+	"station-key-other": http.StatusInternalServerError,
+
+	"ledger-busy": http.StatusServiceUnavailable,
+	"disk-full":   http.StatusInsufficientStorage,
 }
 
 // problem turns an error into what the caller is told. An error that nobody
@@ -45,13 +66,13 @@ func problem(err error) *api.Problem {
 	case errors.As(err, &c):
 		r = (*records.Refusal)(c)
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
-		return &api.Problem{Status: 503, Code: "timeout", Sentence: "The station did not finish in time.", Next: "Ask again."}
+		return &api.Problem{Status: http.StatusServiceUnavailable, Code: "timeout", Sentence: "The station did not finish in time.", Next: "Ask again."}
 	default:
-		return &api.Problem{Status: 500, Code: "internal", Sentence: "The station could not do this.", Next: "Its log says why."}
+		return &api.Problem{Status: http.StatusInternalServerError, Code: "internal", Sentence: "The station could not do this.", Next: "Its log says why."}
 	}
 	status := statusOf[r.Code]
 	if status == 0 {
-		status = 409
+		status = http.StatusConflict
 	}
 	return &api.Problem{Status: status, Code: r.Code, Sentence: r.Sentence, Next: r.Next}
 }

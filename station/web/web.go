@@ -210,17 +210,6 @@ func (s *Server) denied(ctx context.Context, in any, action string, p *api.Probl
 
 func (a Acting) who() Acting { return a }
 
-// Resolve is called when the request is read whole. It takes away the limit that
-// the framework set for reading the body: when that runs out on the connection,
-// net/http ends the request's context, and with it an action that takes longer
-// than a body may.
-func (Acting) Resolve(ctx huma.Context) []error {
-	if err := ctx.SetReadDeadline(time.Time{}); err != nil && !errors.Is(err, http.ErrNotSupported) {
-		return []error{fmt.Errorf("ending the limit of the body: %w", err)}
-	}
-	return nil
-}
-
 func (s *Server) routes(routes huma.API) {
 	handle(s, routes, "GET", "/station", "station show", func(ctx context.Context, _ *struct{}) (*out[api.Station], error) {
 		state := "locked"

@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -398,24 +397,4 @@ func TestEmpty(t *testing.T) {
 	if r := h.replay(t, replay.Options{}); !r.OK() || r.Events != 0 {
 		t.Errorf("%+v", r)
 	}
-}
-
-func BenchmarkReplay(b *testing.B) {
-	h := newHistory(b, 2000)
-	cpu := cpuTime()
-	b.ResetTimer()
-	for b.Loop() {
-		if r := h.replay(b, replay.Options{Verifier: h.verifier}); !r.OK() {
-			b.Fatal(list(r))
-		}
-	}
-	b.ReportMetric(float64(h.size)*float64(b.N)/b.Elapsed().Seconds(), "events/s")
-	b.ReportMetric(float64((cpuTime()-cpu).Nanoseconds())/float64(h.size)/float64(b.N), "cpu-ns/event")
-}
-
-// cpuTime is what this process has used, which busy neighbours change little.
-func cpuTime() time.Duration {
-	var u syscall.Rusage
-	syscall.Getrusage(syscall.RUSAGE_SELF, &u)
-	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }

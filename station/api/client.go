@@ -98,6 +98,7 @@ func call[T any](ctx context.Context, c *Client, method, path string, in any) (T
 
 type none struct{}
 
+// Station is the daemon's own state.
 func (c *Client) Station(ctx context.Context) (Station, error) {
 	return call[Station](ctx, c, "GET", "/station", nil)
 }
@@ -108,48 +109,45 @@ func (c *Client) Unlock(ctx context.Context, passphrase string) error {
 	return err
 }
 
+// OpenOrder opens a work order from its file.
 func (c *Client) OpenOrder(ctx context.Context, o OpenOrder) (Order, error) {
 	return call[Order](ctx, c, "POST", "/orders", o)
 }
 
+// Orders lists all orders.
 func (c *Client) Orders(ctx context.Context) ([]Order, error) {
 	return call[[]Order](ctx, c, "GET", "/orders", nil)
 }
 
+// Order finds one by its number.
 func (c *Client) Order(ctx context.Context, id string) (Order, error) {
 	return call[Order](ctx, c, "GET", "/orders/"+url.PathEscape(id), nil)
 }
 
+// CloseOrder ends an order; claims for which nothing was made are given back.
 func (c *Client) CloseOrder(ctx context.Context, id, reason string) (Order, error) {
 	return call[Order](ctx, c, "POST", "/orders/"+url.PathEscape(id)+"/close", CloseOrder{reason})
 }
 
-// Units lists units in the order in which they were first seen.
-func (c *Client) Units(ctx context.Context, order, state string, limit int) ([]Unit, error) {
-	q := url.Values{"order": {order}, "state": {state}, "limit": {fmt.Sprint(limit)}}
-	return call[[]Unit](ctx, c, "GET", "/units?"+q.Encode(), nil)
-}
-
-// Unit finds one by ID, registration ID, serial, hardware ID or certificate
-// serial, with its history.
-func (c *Client) Unit(ctx context.Context, text string) (Unit, error) {
-	return call[Unit](ctx, c, "GET", "/units/"+url.PathEscape(text), nil)
-}
-
+// Slots are the slots as they are now.
 func (c *Client) Slots(ctx context.Context) ([]Slot, error) {
 	return call[[]Slot](ctx, c, "GET", "/slots", nil)
 }
 
+// StartSlot asks for a passage with what is in the slot; an empty order keeps the
+// slot's own. It returns before the passage ends.
 func (c *Client) StartSlot(ctx context.Context, slot, order string) error {
 	_, err := call[none](ctx, c, "POST", "/slots/"+url.PathEscape(slot)+"/start", StartSlot{order})
 	return err
 }
 
+// CancelSlot stops the running passage.
 func (c *Client) CancelSlot(ctx context.Context, slot string) error {
 	_, err := call[none](ctx, c, "POST", "/slots/"+url.PathEscape(slot)+"/cancel", none{})
 	return err
 }
 
+// Pushes is what is still to be made known, by customer.
 func (c *Client) Pushes(ctx context.Context) ([]Push, error) {
 	return call[[]Push](ctx, c, "GET", "/push", nil)
 }
@@ -160,6 +158,7 @@ func (c *Client) RetryPush(ctx context.Context, unit string) error {
 	return err
 }
 
+// Export writes a batch on the station's machine.
 func (c *Client) Export(ctx context.Context, e Export) (Exported, error) {
 	return call[Exported](ctx, c, "POST", "/exports", e)
 }

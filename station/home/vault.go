@@ -12,6 +12,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -254,6 +255,9 @@ func (h *Home) Reveal(ctx context.Context, ref string) ([]byte, error) {
 // Unlock opens every key that the station needs at its daily work. A wrong
 // passphrase changes nothing.
 func (h *Home) Unlock(pass ca.Passphrase) error {
+	// Stretching the passphrase of the seal takes 64 MiB, once: nothing else that
+	// the station does needs as much.
+	defer debug.FreeOSMemory()
 	err := h.Vault.unlock(slices.Collect(maps.Keys(h.Set.Customers)), pass)
 	var refused *ca.Refusal
 	if errors.As(err, &refused) && refused.Code == "passphrase-wrong" {

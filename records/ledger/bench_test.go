@@ -68,6 +68,11 @@ func BenchmarkAppend(b *testing.B) {
 	for _, callers := range []int{1, 64} {
 		b.Run(fmt.Sprintf("callers=%d", callers), func(b *testing.B) {
 			l := open(b, create(b))
+			var commits atomic.Int64
+			l.SetCommit(func(commit func() error) error {
+				commits.Add(1)
+				return commit()
+			})
 			do(b, l, orderOpened("wo-1", records.SymmetricKey, 1000))
 			units := make([]records.UnitID, callers)
 			for i := range units {
@@ -77,6 +82,7 @@ func BenchmarkAppend(b *testing.B) {
 			}
 			appendAll(b, l, units[:1], 300) // the write-ahead log reaches its steady size
 			f := newFloor(b)
+			commits.Store(0)
 			var spent time.Duration
 			for done := 0; done < b.N; {
 				turn := min(b.N-done, 20*callers)
@@ -87,6 +93,7 @@ func BenchmarkAppend(b *testing.B) {
 			rate := float64(b.N) / spent.Seconds()
 			b.ReportMetric(0, "ns/op") // it would count the floor in
 			b.ReportMetric(rate, "events/s")
+			b.ReportMetric(float64(b.N)/float64(commits.Load()), "events/commit")
 			b.ReportMetric(f.rate(), "floor/s")
 			b.ReportMetric(rate/f.rate(), "of-floor")
 		})

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"runtime"
 	"time"
 
 	sqlite3 "modernc.org/sqlite/lib"
@@ -90,21 +91,13 @@ func (l *Ledger) submit(ctx context.Context, run func(*group) error) error {
 func (w *writer) loop() {
 	defer close(w.stopped)
 	for {
-		var jobs []*job
+		var first *job
 		select {
-		case j := <-w.queue:
-			jobs = append(jobs, j)
+		case first = <-w.queue:
 		case <-w.closing:
 			return
 		}
-		for more := true; more && len(jobs) < maxGroup; {
-			select {
-			case j := <-w.queue:
-				jobs = append(jobs, j)
-			default:
-				more = false
-			}
-		}
+		jobs := w.gather(first)
 		errs := w.group(jobs)
 		for i, j := range jobs {
 			j.done <- errs[i]
@@ -116,6 +109,26 @@ func (w *writer) loop() {
 			w.scrub = !w.emptyLog()
 		}
 	}
+}
+
+// gather returns the job and those that wait beside it. Callers who were just
+// answered come back at once, so it steps aside for as long as that brings more:
+// without this they fall into two halves that take turns.
+func (w *writer) gather(first *job) []*job {
+	jobs := []*job{first}
+	for before := 0; before < len(jobs); {
+		runtime.Gosched()
+		before = len(jobs)
+		for more := true; more && len(jobs) < maxGroup; {
+			select {
+			case j := <-w.queue:
+				jobs = append(jobs, j)
+			default:
+				more = false
+			}
+		}
+	}
+	return jobs
 }
 
 func (w *writer) stop() error {

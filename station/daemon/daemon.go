@@ -11,7 +11,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"runtime/debug"
 	"sync"
 	"time"
 
@@ -223,9 +222,6 @@ func (d *daemon) unlock(ctx context.Context, pass ca.Passphrase) error {
 	if err := d.home.Unlock(pass); err != nil {
 		return err
 	}
-	// Stretching the passphrase takes 64 MB once. Left alone, the heap would keep
-	// that size and be collected only when it is twice as large.
-	debug.FreeOSMemory()
 	d.Log.Info().Msg("unlocked")
 	close(d.unlocked)
 	return nil

@@ -119,11 +119,12 @@ func Claim(v View, u Unit, order string) (IdentityClaimed, bool, error) {
 		return IdentityClaimed{Customer: u.Customer, Number: u.Number, Serial: u.Serial, RegistrationID: u.RegistrationID,
 			RegistrationURL: u.RegistrationURL, IDScope: u.IDScope, Attestation: u.Attestation}, false, nil
 	}
-	o, err := CheckOrder(v, order)
-	if err != nil {
+	// The clock first: by one that once ran ahead, every order has expired.
+	if err := CheckClock(v); err != nil {
 		return IdentityClaimed{}, false, err
 	}
-	if err := CheckClock(v); err != nil {
+	o, err := CheckOrder(v, order)
+	if err != nil {
 		return IdentityClaimed{}, false, err
 	}
 	if o.Live >= o.Quota {
@@ -172,6 +173,9 @@ func CheckClock(v View) error {
 
 // OpenOrder refuses an order whose ID was used before, or that has no time left.
 func OpenOrder(v View, o OrderOpened) error {
+	if err := CheckClock(v); err != nil {
+		return err
+	}
 	known, err := v.Order(o.ID)
 	if err != nil {
 		return err

@@ -158,7 +158,7 @@ func applyUnit(u Unit, e Event, b Body) (Unit, error) {
 		if u.Secret == nil || u.Secret.Ref != b.Ref {
 			return u, fmt.Errorf("secret %s is not the live one", b.Ref)
 		}
-		u.Secret, u.State = nil, Writing
+		u.Secret, u.Manifest, u.State = nil, nil, Writing
 		return u, nil
 
 	case CertificateIssued:
@@ -181,7 +181,7 @@ func applyUnit(u Unit, e Event, b Body) (Unit, error) {
 		if u.Cert == nil || u.Cert.Serial != b.Serial {
 			return u, fmt.Errorf("certificate %s is not the live one", b.Serial)
 		}
-		u.Cert = nil
+		u.Cert, u.Manifest = nil, nil
 		if u.State == Issued {
 			u.State = Claimed
 		} else {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
+	"strings"
 
 	"nameplate/ca"
 	"nameplate/records"
@@ -101,8 +102,10 @@ func (h *Home) CloseOrder(ctx context.Context, actor records.Actor, id, reason s
 	return h.Order(ctx, id)
 }
 
-// Denied records that somebody was refused an action.
+// Denied records that somebody was refused an action. Only the first line of the
+// sentence is recorded: what follows may quote a file, and an event is for ever.
 func (h *Home) Denied(ctx context.Context, actor records.Actor, action, code, sentence string) error {
+	sentence, _, _ = strings.Cut(sentence, "\n")
 	_, err := h.Ledger.Do(ctx, func(records.View) ([]records.Draft, error) {
 		return []records.Draft{{Actor: actor, Body: records.ActionDenied{Action: action, Code: code, Sentence: sentence}}}, nil
 	})

@@ -9,8 +9,10 @@ import (
 	"nameplate/records"
 )
 
-// errCancelled is the cause of a passage that a person stopped.
-var errCancelled = errors.New("cancelled by request")
+// cancelled is the cause of a passage that a person stopped.
+type cancelled struct{ by records.Actor }
+
+func (c cancelled) Error() string { return "cancelled by " + c.by.Kind + ":" + c.by.ID }
 
 // boardsFault are the refusals that say something about the board itself; they
 // make the verdict FAIL. Every other refusal leaves open whether the board is
@@ -38,6 +40,7 @@ type ending struct {
 	Outcome Outcome
 	Verdict records.Verdict
 	Refusal records.Refusal
+	By      records.Actor // who stopped it, if a person did
 }
 
 // judge turns the error of a step into what happened, the verdict, and what a
@@ -50,6 +53,7 @@ func judge(ctx context.Context, step string, err error) ending {
 	stopped := cause != nil && (errors.Is(err, cause) || errors.Is(err, ctx.Err()))
 
 	e := ending{Verdict: records.Error}
+	var person cancelled
 	r, refused := refusal(err)
 	switch {
 	case refused && !stopped:
@@ -66,8 +70,8 @@ func judge(ctx context.Context, step string, err error) ending {
 		e.Outcome = LinkLost
 		e.Refusal = records.Refusal{Code: "link-lost", Sentence: fmt.Sprintf("The connection to the board broke during %q.", step),
 			Next: "Check the cable and put the board back: it goes on where it stopped."}
-	case errors.Is(cause, errCancelled):
-		e.Outcome = Cancelled
+	case errors.As(cause, &person):
+		e.Outcome, e.By = Cancelled, person.by
 		e.Refusal = records.Refusal{Code: "cancelled", Sentence: fmt.Sprintf("The passage was cancelled during %q.", step),
 			Next: "Put the board back when you want to go on: it keeps its identity."}
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(cause, context.DeadlineExceeded):

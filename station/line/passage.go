@@ -150,9 +150,18 @@ func (p *passage) open(ctx context.Context) error {
 // go.
 func (p *passage) close(ctx context.Context, end ending) error {
 	admitted := p.unit.ID != 0 && p.unit.Passage == p.id
-	_, err := p.record(ctx, func(records.View) ([]records.Draft, error) {
+	_, err := p.record(ctx, func(v records.View) ([]records.Draft, error) {
 		var drafts []records.Draft
 		r := end.Refusal
+		o, err := v.Order(p.order)
+		if err != nil {
+			return nil, err
+		}
+		// An order that was closed meanwhile could not take this claim back.
+		if u := p.unit; admitted && o.Closed && u.Order == p.order && u.State == records.Claimed && !u.Made {
+			drafts = append(drafts, p.draft(p.id, records.IdentityReleased{RegistrationID: u.RegistrationID, Serial: u.Serial,
+				Number: u.Number, Reason: "order closed"}))
+		}
 		switch {
 		case end.Verdict == records.Fail && admitted:
 			drafts = append(drafts, p.draft(p.id, records.UnitFailed{Step: p.step, Code: r.Code, Sentence: r.Sentence}))
@@ -166,6 +175,9 @@ func (p *passage) close(ctx context.Context, end ending) error {
 		closed := p.draft(p.id, records.PassageClosed{Slot: p.Slot, Verdict: end.Verdict, Code: r.Code, Text: r.Sentence})
 		if !admitted {
 			closed.Unit = 0
+		}
+		if end.By != (records.Actor{}) {
+			closed.Actor = end.By
 		}
 		return append(drafts, closed), nil
 	})

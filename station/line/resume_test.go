@@ -255,7 +255,7 @@ func TestP3BrokenOffAndFinished(t *testing.T) {
 			place := at(b)
 			w := s.slot("slot-1", place, nil)
 
-			d.at(halfway, func(ctx context.Context, _ *board) error { must(t, w.Cancel()); <-ctx.Done(); return ctx.Err() })
+			d.at(halfway, func(ctx context.Context, _ *board) error { must(t, w.Cancel(badge)); <-ctx.Done(); return ctx.Err() })
 			wantVerdict(t, w.pass(order), records.Error, "cancelled")
 			d.at(halfway, func(context.Context, *board) error { place.put(nil); return link.ErrGone })
 			wantVerdict(t, w.pass(order), records.Error, "link-lost")

@@ -70,7 +70,7 @@ func (s *Slot) Start(order string, actor records.Actor) error {
 
 // Cancel stops the running passage, or takes back a start that has not begun; it
 // says so if there is neither.
-func (s *Slot) Cancel() error {
+func (s *Slot) Cancel(actor records.Actor) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.asked != nil {
@@ -81,7 +81,7 @@ func (s *Slot) Cancel() error {
 		return &records.Refusal{Code: "slot-idle", Sentence: fmt.Sprintf("No passage is running in slot %s.", s.cfg.Slot),
 			Next: "Nothing needs to be done."}
 	}
-	s.cancel(errCancelled)
+	s.cancel(cancelled{actor})
 	return nil
 }
 

@@ -150,20 +150,20 @@ func TestStartAndCancel(t *testing.T) {
 	s := newStation(t, d)
 	order := s.order(records.X509, 1)
 	w := s.slot("slot-1", at(newBoard("a")), nil)
-	wantCode(t, w.Cancel(), "slot-idle", idle, "Nothing needs to be done.")
+	wantCode(t, w.Cancel(badge), "slot-idle", idle, "Nothing needs to be done.")
 	probes := make(chan struct{})
 	d.at(probing, func(ctx context.Context, _ *board) error { close(probes); <-ctx.Done(); return context.Cause(ctx) })
 	must(t, w.Start(order, badge))
 	wantCode(t, w.Start(order, badge), "slot-busy", busy, "Wait for its verdict, or cancel it.")
 	<-probes
 	wantCode(t, w.Start(order, badge), "slot-busy", busy, "Wait for its verdict, or cancel it.")
-	must(t, w.Cancel())
+	must(t, w.Cancel(badge))
 	st, _ := w.await(0, over)
 	if st.Verdict != records.Error || st.Code != "cancelled" || st.Sentence != `The passage was cancelled during "identify".` ||
 		st.Next != "Put the board back when you want to go on: it keeps its identity." {
 		t.Errorf("the slot shows %+v", st)
 	}
-	wantCode(t, w.Cancel(), "slot-idle", idle, "Nothing needs to be done.")
+	wantCode(t, w.Cancel(badge), "slot-idle", idle, "Nothing needs to be done.")
 	wantVerdict(t, w.pass(order), records.Pass, "")
 }
 
@@ -177,8 +177,8 @@ func TestCancelTakesBackAStart(t *testing.T) {
 	w := s.slot("slot-1", place, auto(order))
 	<-looking // the slot is busy looking
 	must(t, w.Start(order, badge))
-	must(t, w.Cancel())
-	wantCode(t, w.Cancel(), "slot-idle", "No passage is running in slot slot-1.", "Nothing needs to be done.")
+	must(t, w.Cancel(badge))
+	wantCode(t, w.Cancel(badge), "slot-idle", "No passage is running in slot slot-1.", "Nothing needs to be done.")
 	close(look)
 	st, _ := w.await(0, over)
 	wantVerdict(t, st, records.Pass, "")
@@ -332,7 +332,7 @@ func TestP9CancelReachesEveryStep(t *testing.T) {
 			order, b := s.order(records.X509, 1), newBoard("a")
 			w := s.slot("slot-1", at(b), nil)
 			d.at(moment, func(ctx context.Context, _ *board) error {
-				must(t, w.Cancel())
+				must(t, w.Cancel(badge))
 				<-ctx.Done()
 				return fmt.Errorf("talking to the board: %w", context.Cause(ctx))
 			})
@@ -355,7 +355,7 @@ func TestCancelAfterTheFact(t *testing.T) {
 			order, b := s.order(records.X509, 1), newBoard("a")
 			var w *slot
 			w = s.slot("slot-1", at(b), func(c *line.Config) {
-				c.Ledger = afterwards{s.book, kind, func() { w.Cancel() }}
+				c.Ledger = afterwards{s.book, kind, func() { w.Cancel(badge) }}
 			})
 			// The next event may still be on its way to the ledger: then it counts.
 			if st := w.pass(order); st.Verdict != records.Pass {

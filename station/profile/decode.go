@@ -124,7 +124,11 @@ func (d *decoder) value(path string, n ast.Node, v reflect.Value) {
 		if _, number := n.(*ast.IntegerNode); number && v.Kind() == reflect.String {
 			todo = fmt.Sprintf("put it in quotes: %q", scalar(n))
 		}
-		d.bad(path, named(path)+" is "+describe(n), kindOf(v.Type()), todo)
+		what := describe(n)
+		if path == "" {
+			what = "one piece of text" // it may be another file by mistake, a key among them: nothing of it is shown
+		}
+		d.bad(path, named(path)+" is "+what, kindOf(v.Type()), todo)
 	}
 }
 

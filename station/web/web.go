@@ -358,7 +358,11 @@ func (s *Server) slotRoutes(routes huma.API) {
 		if err != nil {
 			return nil, err
 		}
-		return nil, slot.Cancel()
+		actor, err := s.actor(in.Acting)
+		if err != nil {
+			return nil, err
+		}
+		return nil, slot.Cancel(actor)
 	})
 	handle(s, routes, "GET", "/ports", "ports", func(ctx context.Context, _ *struct{}) (*out[[]api.Port], error) {
 		found, err := link.List()

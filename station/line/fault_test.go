@@ -1,6 +1,7 @@
 package line_test
 
 import (
+	"errors"
 	"slices"
 	"testing"
 
@@ -28,8 +29,10 @@ func TestP3EveryEventFails(t *testing.T) {
 					if f == refused {
 						wantVerdict(t, w.pass(order), records.Error, "disk-full")
 					} else {
-						must(t, w.Start(order, badge))
-						<-w.ended
+						w.attempt(order)
+						if err := w.end(nil); !errors.Is(err, line.ErrStop) {
+							t.Fatalf("Run ended with %v, want ErrStop", err)
+						}
 						s.restart()
 					}
 					// The story so far: what came before the event, the event if it
@@ -87,8 +90,10 @@ func TestDiskStaysFull(t *testing.T) {
 	w := s.slot("slot-1", at(b), nil)
 	s.book.fail("write.begun", refused)
 	s.book.fillUp()
-	must(t, w.Start(order, badge))
-	<-w.ended
+	w.attempt(order)
+	if err := w.end(nil); !errors.Is(err, line.ErrStop) {
+		t.Errorf("Run ended with %v, want ErrStop", err)
+	}
 	if st := w.Status(); st.Code != "disk-full" || st.Sentence == "" || st.Next == "" {
 		t.Errorf("the slot shows %+v", st)
 	}

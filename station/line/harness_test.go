@@ -367,14 +367,9 @@ func (s *station) passage(port link.Port, order string) line.Status {
 func (s *station) dies(port link.Port, order string) {
 	s.Helper()
 	w := s.slot("slot-1", port, nil)
-	must(s, w.Start(order, badge))
-	select {
-	case <-w.ended:
-	case <-s.ctx.Done():
-		s.Fatal("the slot goes on after the ledger is gone")
-	}
-	if !errors.Is(w.err, line.ErrStop) {
-		s.Fatalf("Run ended with %v, want ErrStop", w.err)
+	w.attempt(order)
+	if err := w.end(nil); !errors.Is(err, line.ErrStop) {
+		s.Fatalf("Run ended with %v, want ErrStop; the slot shows %+v", err, w.Status())
 	}
 }
 

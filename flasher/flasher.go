@@ -105,7 +105,8 @@ func NewItem(name string, salt, b []byte, how How) Item {
 }
 
 // Missing returns the names of those items of m that found does not hold with
-// the same digest. Empty means: everything arrived.
+// the same digest; one without a digest can never be found. Empty means:
+// everything arrived.
 func (m Manifest) Missing(found Manifest) []string {
 	has := make(map[string]string, len(found))
 	for _, it := range found {
@@ -113,7 +114,7 @@ func (m Manifest) Missing(found Manifest) []string {
 	}
 	var missing []string
 	for _, it := range m {
-		if has[it.Name] != it.SHA256 {
+		if it.SHA256 == "" || has[it.Name] != it.SHA256 {
 			missing = append(missing, it.Name)
 		}
 	}

@@ -1,12 +1,12 @@
 package link
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"sync"
 )
 
@@ -98,13 +98,17 @@ func (l *comLink) Read(ctx context.Context, p []byte) (int, error) {
 		return 0, fmt.Errorf("reading from %s: %w", l.uri, err)
 	}
 	n := copy(p, l.arrived)
+	clear(l.arrived[:n]) // it may be a key
 	l.arrived = l.arrived[n:]
 	l.changed()
 	return n, nil
 }
 
 func (l *comLink) Write(ctx context.Context, p []byte) error {
-	var escaped []byte
+	// Room for the longest piece from the start, so that no copy of a key stays
+	// behind in a buffer that was outgrown.
+	escaped := make([]byte, 0, 2*min(len(p), dataPiece))
+	defer func() { clear(escaped[:cap(escaped)]) }()
 	for len(p) > 0 {
 		n := min(len(p), dataPiece)
 		escaped = appendEscaped(escaped[:0], p[:n])
@@ -158,7 +162,8 @@ func (l *comLink) send(ctx context.Context, b []byte) (sent int, err error) {
 	owed := len(l.unfinished)
 	out := b
 	if owed > 0 {
-		out = append(bytes.Clone(l.unfinished), b...)
+		out = slices.Concat(l.unfinished, b)
+		defer clear(out)
 	}
 	n, err := until(ctx, l.conn.SetWriteDeadline, func() (int, error) { return l.conn.Write(out) })
 	l.unfinished = l.unfinished[min(n, owed):]
@@ -206,6 +211,7 @@ func (l *comLink) receive() {
 		if e := l.decode(&d, b[:n]); e != nil {
 			err = e
 		}
+		clear(b[:n])
 		if err != nil {
 			l.fail(err)
 			return
@@ -238,6 +244,10 @@ func (l *comLink) Close() error {
 	l.closing.Do(func() {
 		l.fail(fmt.Errorf("%w (closed)", ErrGone))
 		l.goroutines.Wait()
+		l.Lock()
+		clear(l.arrived) // what nobody read may be part of a key too
+		l.arrived = nil
+		l.Unlock()
 		if l.reservation != nil {
 			l.closed = errors.Join(l.closed, l.reservation.Close())
 		}

@@ -6,6 +6,9 @@ package records
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"strconv"
@@ -277,6 +280,16 @@ type (
 		Size     int64  `json:"size"` // events covered by the checkpoint in it
 	}
 )
+
+// Holds says whether secret is the one that was sealed. A secret that is revealed
+// for use is held against it first: whoever can write the station's files can
+// seal another one under the same reference.
+func (s SecretSealed) Holds(secret []byte) bool {
+	h := sha256.New()
+	h.Write(s.Salt)
+	h.Write(secret)
+	return subtle.ConstantTimeCompare([]byte(hex.EncodeToString(h.Sum(nil))), []byte(s.SHA256)) == 1
+}
 
 // Limits are the resolved time limits of a product, in milliseconds.
 type Limits struct {

@@ -122,3 +122,29 @@ func FuzzDecode(f *testing.F) {
 		records.Marks(e, records.Order{})
 	})
 }
+
+// Only the very secret that was sealed is held to be it.
+func TestSecretSealedHolds(t *testing.T) {
+	salt, secret := []byte("salt"), []byte("secret")
+	// printf saltsecret | sha256sum
+	s := records.SecretSealed{Salt: salt, SHA256: "bede90386d450cea8b77b822f8887065e4e5abf132c2f9dccfcc7fbd4cba5e35"}
+	for _, tt := range []struct {
+		name   string
+		sealed records.SecretSealed
+		secret []byte
+		want   bool
+	}{
+		{"the secret", s, secret, true},
+		{"another", s, []byte("Secret"), false},
+		{"none", s, nil, false},
+		{"salt and secret moved", s, []byte("tsecret"), false},
+		{"another salt", records.SecretSealed{Salt: []byte("tlas"), SHA256: s.SHA256}, secret, false},
+		{"no hash", records.SecretSealed{Salt: salt}, secret, false},
+		{"no hash, no secret", records.SecretSealed{}, nil, false},
+		{"part of the hash", records.SecretSealed{Salt: salt, SHA256: s.SHA256[:8]}, secret, false},
+	} {
+		if got := tt.sealed.Holds(tt.secret); got != tt.want {
+			t.Errorf("%s: %t", tt.name, got)
+		}
+	}
+}

@@ -2,6 +2,8 @@ package outbox_test
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -86,7 +88,9 @@ func releaseOne(t testing.TB, l *ledger.Ledger) records.UnitID {
 			return nil, err
 		}
 		items := []records.Item{{Name: "registration_id", SHA256: "ab", How: "bytes"}}
-		sealed := draft(unit, records.SecretSealed{Ref: "ref-" + claim.RegistrationID, What: "symmetric key"})
+		ref := "ref-" + claim.RegistrationID
+		sum := sha256.Sum256([]byte("salt" + keyOf(ref)))
+		sealed := draft(unit, records.SecretSealed{Ref: ref, What: "symmetric key", Salt: []byte("salt"), SHA256: hex.EncodeToString(sum[:])})
 		sealed.Sealed = []byte("sealed")
 		return []records.Draft{draft(unit, claim), sealed, draft(unit, records.WriteBegun{Manifest: items}),
 			draft(unit, records.UnitVerified{Found: items}), draft(unit, records.UnitPassed{}),
@@ -109,10 +113,14 @@ func rnd() string {
 	return fmt.Sprintf("%06d", count)
 }
 
+// keyOf is the key that was sealed under the reference.
+func keyOf(ref string) string { return "key of " + ref }
+
 // vault reveals a key for every reference, unless it is locked.
 type vault struct {
-	mu     sync.Mutex
-	locked bool
+	mu        sync.Mutex
+	locked    bool
+	exchanged string // the reference whose key somebody exchanged
 }
 
 func (v *vault) Reveal(_ context.Context, ref string) ([]byte, error) {
@@ -121,7 +129,10 @@ func (v *vault) Reveal(_ context.Context, ref string) ([]byte, error) {
 	if v.locked {
 		return nil, errors.New("the station is locked")
 	}
-	return []byte("key of " + ref), nil
+	if ref == v.exchanged {
+		return []byte("my own key"), nil
+	}
+	return []byte(keyOf(ref)), nil
 }
 
 func (v *vault) lock(locked bool) {

@@ -70,9 +70,7 @@ func (w *Worker) answered(ctx context.Context, group []ledger.OutboxItem, answer
 		case Accepted:
 			bodies[it.Unit] = records.EnrollmentAccepted{RegistrationID: it.RegistrationID, ETag: a.ETag, Found: a.Found}
 		case Refused:
-			bodies[it.Unit] = rejected(it, a.Refusal)
-			w.log.Warn().Stringer("unit", it.Unit).Str("registration_id", it.RegistrationID).
-				Str("code", a.Refusal.Code).Msg("enrollment set aside: " + a.Refusal.Error())
+			bodies[it.Unit] = w.rejected(it, a.Refusal)
 		default:
 			at := a.At
 			if at.IsZero() {
@@ -86,7 +84,10 @@ func (w *Worker) answered(ctx context.Context, group []ledger.OutboxItem, answer
 	return w.record(ctx, group, bodies)
 }
 
-func rejected(it ledger.OutboxItem, r *records.Refusal) records.EnrollmentRejected {
+// rejected is the event that sets the item aside.
+func (w *Worker) rejected(it ledger.OutboxItem, r *records.Refusal) records.EnrollmentRejected {
+	w.log.Warn().Stringer("unit", it.Unit).Str("registration_id", it.RegistrationID).
+		Str("code", r.Code).Msg("enrollment set aside: " + r.Error())
 	return records.EnrollmentRejected{RegistrationID: it.RegistrationID, Code: r.Code, Sentence: r.Sentence}
 }
 
@@ -126,7 +127,7 @@ func (w *Worker) failed(ctx context.Context, group []ledger.OutboxItem, err erro
 
 	poison, failures := w.blame(group, call)
 	if poison != nil {
-		return w.record(ctx, group, map[records.UnitID]records.Body{group[0].Unit: rejected(group[0], poison)})
+		return w.record(ctx, group, map[records.UnitID]records.Body{group[0].Unit: w.rejected(group[0], poison)})
 	}
 	if call.Trouble == Invalid {
 		return nil // still due, each alone from now on

@@ -254,10 +254,11 @@ func (w *Worker) push(ctx context.Context, group []ledger.OutboxItem) error {
 }
 
 // prepare reads the units and opens their secrets. Items whose secret cannot be
-// opened now are put off here.
+// opened now are put off here; one whose secret is not its own is set aside.
 func (w *Worker) prepare(ctx context.Context, group []ledger.OutboxItem) (items []Item, ready []ledger.OutboxItem, err error) {
 	var sealed []ledger.OutboxItem
 	var why error
+	exchanged := make(map[records.UnitID]records.Body)
 	for _, due := range group {
 		u, err := w.cfg.Ledger.Unit(ctx, due.Unit)
 		if err != nil {
@@ -273,11 +274,24 @@ func (w *Worker) prepare(ctx context.Context, group []ledger.OutboxItem) (items 
 				sealed, why = append(sealed, due), err
 				continue
 			}
+			if !u.Secret.Holds(key) {
+				clear(key)
+				exchanged[due.Unit] = w.rejected(due, &records.Refusal{Code: "secret-exchanged",
+					Sentence: "The sealed key of this unit is not the one that was sealed for it.",
+					Next:     "Stop the station: somebody exchanged its secrets. Call the process engineer."})
+				continue
+			}
 			it.Key = key
 		}
 		items, ready = append(items, it), append(ready, due)
 	}
-	if len(sealed) == 0 || ctx.Err() != nil {
+	if ctx.Err() != nil {
+		return items, ready, nil
+	}
+	if err := w.record(ctx, group, exchanged); err != nil {
+		return items, ready, err
+	}
+	if len(sealed) == 0 {
 		return items, ready, nil
 	}
 	return items, ready, w.putOff(ctx, sealed, time.Now().Add(backoff(sealed[0].Tries)), why.Error())

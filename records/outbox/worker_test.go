@@ -188,13 +188,41 @@ func TestLockedStation(t *testing.T) {
 		b.wantAccepted()
 		u, err := b.ledger.Unit(t.Context(), b.units[0])
 		must(t, err)
-		if got := b.service.known[u.ID]; got != "key of ref-"+u.RegistrationID {
+		if got := b.service.known[u.ID]; got != keyOf("ref-"+u.RegistrationID) {
 			t.Errorf("enrolled with %q", got)
 		}
 		for _, key := range b.service.seen {
 			if !bytes.Equal(key, make([]byte, len(key))) {
 				t.Errorf("a key was not wiped: %q", key)
 			}
+		}
+		must(t, b.stop())
+	})
+}
+
+// TestP5ExchangedSecretIsNotEnrolled: whoever can write the station's files seals a
+// key of their own under the unit's reference; that item goes to a person, and
+// the others go on.
+func TestP5ExchangedSecretIsNotEnrolled(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var unit records.UnitID
+		b := start(t, 25, 6000, func(b *bench, _ *outbox.Config) {
+			unit = b.units[7]
+			u, err := b.ledger.Unit(t.Context(), unit)
+			must(t, err)
+			b.vault.exchanged = u.Secret.Ref
+		})
+		pass(time.Minute)
+		b.wantAccepted(unit)
+		got, ok := first(b.events(unit)).(records.EnrollmentRejected)
+		if !ok || got.Code != "secret-exchanged" || got.Sentence != "The sealed key of this unit is not the one that was sealed for it." {
+			t.Errorf("events = %+v", b.events(unit))
+		}
+		if _, known := b.service.known[unit]; known {
+			t.Error("the service was given the exchanged key")
+		}
+		if s := b.status(); s.Aside != 1 || s.Due != 0 {
+			t.Errorf("status = %+v", s)
 		}
 		must(t, b.stop())
 	})

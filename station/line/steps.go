@@ -113,7 +113,7 @@ func (p *passage) makeKey(ctx context.Context) (Result, error) {
 			return Continue, err
 		}
 		p.key = key
-		if saltedHash(s.Salt, key) != s.SHA256 {
+		if !s.Holds(key) {
 			return Continue, &records.Refusal{Code: "secret-exchanged", Sentence: "The sealed key of this unit is not the one that was sealed for it.",
 				Next: "Stop the station: somebody exchanged its secrets. Call the process engineer."}
 		}

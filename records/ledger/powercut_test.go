@@ -47,7 +47,6 @@ func TestPowerCut(t *testing.T) {
 		t.Fatal(err)
 	}
 	var acked []int64
-	lost := 0
 	for run := range 5 {
 		cmd := childCommand(path, "LEDGER_RUN="+strconv.Itoa(run))
 		out, err := cmd.StdoutPipe()
@@ -58,20 +57,19 @@ func TestPowerCut(t *testing.T) {
 			t.Fatal(err)
 		}
 		lines := bufio.NewScanner(out)
-		for n := 0; lines.Scan(); n++ {
-			seq, ok := strings.CutPrefix(lines.Text(), "stored ")
-			if !ok {
-				break // the power is gone
+		for range 100 + 50*run {
+			if !lines.Scan() {
+				t.Fatal("the child ended by itself")
 			}
-			number, err := strconv.ParseInt(seq, 10, 64)
+			seq, err := strconv.ParseInt(strings.TrimPrefix(lines.Text(), "stored "), 10, 64)
 			if err != nil {
 				t.Fatalf("the child says %q", lines.Text())
 			}
-			acked = append(acked, number)
-			if n == 100+50*run {
-				d.cut()
-			}
+			acked = append(acked, seq)
 		}
+		// What the child says later nobody would have heard: for a flush that the
+		// shutdown comes upon, ext4 can report success.
+		d.cut()
 		cmd.Process.Kill()
 		cmd.Wait()
 		d.unmount()
@@ -81,7 +79,7 @@ func TestPowerCut(t *testing.T) {
 		f := checkAll(t, l)
 		for _, seq := range acked {
 			if seq > l.Size() || f.events[seq-1].Kind != "passage.opened" {
-				lost++
+				t.Fatalf("event %d was acknowledged and is not there", seq)
 			}
 		}
 		signer, _ := stationKey(t, l.Origin())
@@ -93,11 +91,7 @@ func TestPowerCut(t *testing.T) {
 		}
 		integrity(t, path)
 	}
-	t.Logf("%d acknowledged, %d lost", len(acked), lost)
-	if lost != 0 || len(acked) < 500 {
-		t.Errorf("of %d acknowledged events %d are gone", len(acked), lost)
-	}
-	d.unmount()
+	t.Logf("%d acknowledged", len(acked))
 }
 
 // disk is a file system in a file.
@@ -112,6 +106,7 @@ func newDisk(t *testing.T) *disk {
 	if err := os.Mkdir(d.dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { unix.Unmount(d.dir, unix.MNT_DETACH) })
 	f, err := os.Create(d.image)
 	if err != nil {
 		t.Fatal(err)

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"nameplate/records"
 	"nameplate/records/batch"
@@ -18,7 +19,7 @@ type exportCmd struct {
 }
 
 func (c *exportCmd) Run(g *globals) error {
-	done, err := act(g, func(cl *api.Client) (api.Exported, error) {
+	done, err := act(g, "export", func(cl *api.Client) (api.Exported, error) {
 		return cl.Export(g.ctx, api.Export{Customer: c.Customer, Order: c.Order, Dir: c.Folder})
 	}, func(ctx context.Context, h *home.Home, actor records.Actor) (api.Exported, error) {
 		pass, err := c.ask(false)
@@ -70,11 +71,16 @@ func (c *verifyCmd) Run(g *globals) error {
 	if !r.OK() {
 		return errFindings
 	}
+	m := r.Manifest
+	fmt.Fprintf(g.out, "Batch for %s, made by station %s at %s\n", m.Customer, m.Station, m.Time.Format(time.RFC3339))
+	for _, o := range m.Orders {
+		fmt.Fprintf(g.out, "  order %s, %s: %d of %d units\n", o.ID, o.Product, o.Units, o.Quota)
+	}
 	fmt.Fprintf(g.out, `✔ the manifest is signed by %s
 ✔ every file is the one that was signed
 ✔ %d units: rows agree, no identity stands twice, every certificate leads to the root named in the manifest
 ✔ the ledger's checkpoint (%d events) is signed by the same station
   quota level %q; not proved here: that this is the station's newest history
-`, key.Name(), r.Units, r.Checkpoint.Size, r.Manifest.QuotaLevel)
+`, key.Name(), r.Units, r.Checkpoint.Size, m.QuotaLevel)
 	return nil
 }

@@ -28,7 +28,7 @@ func (c *orderOpenCmd) Run(g *globals) error {
 	if err != nil {
 		return fmt.Errorf("reading the order: %w", err)
 	}
-	o, err := act(g, func(cl *api.Client) (api.Order, error) {
+	o, err := act(g, "order open", func(cl *api.Client) (api.Order, error) {
 		return cl.OpenOrder(g.ctx, api.OpenOrder{File: string(raw), Name: c.File})
 	}, func(ctx context.Context, h *home.Home, actor records.Actor) (api.Order, error) {
 		o, err := h.OpenOrder(ctx, actor, c.File, raw)
@@ -91,7 +91,7 @@ type orderCloseCmd struct {
 }
 
 func (c *orderCloseCmd) Run(g *globals) error {
-	o, err := act(g, func(cl *api.Client) (api.Order, error) {
+	o, err := act(g, "order close", func(cl *api.Client) (api.Order, error) {
 		return cl.CloseOrder(g.ctx, c.ID, c.Reason)
 	}, func(ctx context.Context, h *home.Home, actor records.Actor) (api.Order, error) {
 		o, err := h.CloseOrder(ctx, actor, c.ID, c.Reason)

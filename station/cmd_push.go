@@ -48,7 +48,7 @@ type pushRetryCmd struct {
 }
 
 func (c *pushRetryCmd) Run(g *globals) error {
-	_, err := act(g, func(cl *api.Client) (struct{}, error) {
+	_, err := act(g, "push retry", func(cl *api.Client) (struct{}, error) {
 		return struct{}{}, cl.RetryPush(g.ctx, c.Unit)
 	}, func(ctx context.Context, h *home.Home, _ records.Actor) (struct{}, error) {
 		u, err := h.Ledger.Find(ctx, c.Unit)

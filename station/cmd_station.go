@@ -177,7 +177,7 @@ func down(err error, dir string) error {
 
 // act does something that appends to the ledger: the running daemon does it, or,
 // if none runs, this process takes the folder.
-func act[T any](g *globals, ask func(*api.Client) (T, error), self func(context.Context, *home.Home, records.Actor) (T, error)) (T, error) {
+func act[T any](g *globals, action string, ask func(*api.Client) (T, error), self func(context.Context, *home.Home, records.Actor) (T, error)) (T, error) {
 	var none T
 	client, err := g.client()
 	if err != nil {
@@ -198,7 +198,13 @@ func act[T any](g *globals, ask func(*api.Client) (T, error), self func(context.
 			return none, err
 		}
 	}
-	return self(g.ctx, h, actor)
+	done, err = self(g.ctx, h, actor)
+	if err != nil {
+		if p := web.Problem(err); p.Status < 500 { // a refusal is a fact here too
+			err = errors.Join(err, h.Denied(g.ctx, actor, action, p.Code, p.Sentence))
+		}
+	}
+	return done, err
 }
 
 // look opens the station to read; the daemon may run or not.

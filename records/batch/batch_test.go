@@ -126,7 +126,8 @@ func (s *station) input(t testing.TB, dir string, units ...records.Unit) batch.I
 	return batch.Input{Dir: dir, Station: "line-1", Customer: "customer-a", Units: each(units), CAs: s.cas,
 		Orders: []records.Order{{OrderOpened: records.OrderOpened{ID: "order-1", Customer: "customer-a", Product: "sensor",
 			ProductSHA256: strings.Repeat("ab", 32), Quota: 1000}}},
-		Checkpoint: s.checkpoint(t), Key: s.key, QuotaLevel: batch.QuotaFile, Time: made}
+		Checkpoint: func(context.Context) ([]byte, error) { return s.checkpoint(t), nil },
+		Record:     func(context.Context, batch.Result) error { return nil }, Key: s.key, QuotaLevel: batch.QuotaFile, Time: made}
 }
 
 func each(units []records.Unit) iter.Seq2[records.Unit, error] {
@@ -359,7 +360,9 @@ func TestVerifyHoldsTheStationToTheRules(t *testing.T) {
 		}, "identities.jsonl: dev-a000002: its public key belongs to another unit of the batch too", batch.BadRow},
 		{"more than the order was for", func(in *batch.Input) { in.Orders[0].Quota = 1 },
 			"manifest.jws: order order-1 was for 1 units and the batch holds 2 of it", batch.BadSignature},
-		{"checkpoint of another station", func(in *batch.Input) { in.Checkpoint = other.checkpoint(t) },
+		{"checkpoint of another station", func(in *batch.Input) {
+			in.Checkpoint = func(context.Context) ([]byte, error) { return other.checkpoint(t), nil }
+		},
 			"checkpoint.txt: this station's key did not sign the checkpoint", batch.BadCheckpoint},
 	} {
 		t.Run(c.name, func(t *testing.T) {

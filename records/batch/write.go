@@ -13,6 +13,7 @@ import (
 	"iter"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"nameplate/records"
@@ -20,15 +21,21 @@ import (
 
 // Input is what a batch is made from.
 type Input struct {
-	Dir        string // the batch folder; it must not exist, or be empty
-	Station    string
-	Customer   string
-	Orders     []records.Order                // all orders that units may be of
-	Units      iter.Seq2[records.Unit, error] // released units of this customer
-	CAs        []byte                         // PEM: issuing CAs and roots of the chains; nil without x509 units
-	Checkpoint []byte                         // signed note over the ledger
-	Key        ed25519.PrivateKey             // the station key
-	QuotaLevel string                         // QuotaFile
+	Dir      string // the batch folder; it must not exist, or be empty
+	Station  string
+	Customer string
+	Orders   []records.Order                // all orders that units may be of
+	Units    iter.Seq2[records.Unit, error] // released units of this customer
+	CAs      []byte                         // PEM: issuing CAs and roots of the chains; nil without x509 units
+	// Checkpoint signs the ledger as it is; it is asked when the last unit has
+	// been read, so that it covers every unit of the batch.
+	Checkpoint func(context.Context) ([]byte, error)
+	// Record writes down that the batch was made. It is called when all files are
+	// on disk and before the folder gets its name: if it fails, or if we stop
+	// after it, there is no batch, and the export is made again.
+	Record     func(context.Context, Result) error
+	Key        ed25519.PrivateKey // the station key
+	QuotaLevel string             // QuotaFile
 	Time       time.Time
 }
 
@@ -36,6 +43,7 @@ type Input struct {
 type Result struct {
 	ManifestSHA256 string // of manifest.jws
 	Units          int
+	Size           int64 // events that the checkpoint covers
 }
 
 // Write makes the folder in.Dir, whole or not at all: the files are written and
@@ -71,6 +79,9 @@ func Write(ctx context.Context, in Input) (Result, error) {
 	}
 	if err := syncDir(temp); err != nil {
 		return Result{}, err
+	}
+	if err := in.Record(ctx, result); err != nil {
+		return Result{}, fmt.Errorf("recording batch: %w", err)
 	}
 	if err := os.Rename(temp, in.Dir); err != nil {
 		return Result{}, fmt.Errorf("naming batch folder: %w", err)
@@ -116,7 +127,7 @@ type writer struct {
 func (w *writer) run(ctx context.Context) (Result, error) {
 	m := Manifest{Format: Format, Station: w.in.Station, Customer: w.in.Customer,
 		Time: w.in.Time.UTC().Truncate(time.Second), QuotaLevel: w.in.QuotaLevel,
-		Orders: []Order{}, Roots: w.cas.rootDigests(), Checkpoint: string(w.in.Checkpoint)}
+		Orders: []Order{}, Roots: w.cas.rootDigests()}
 
 	var err error
 	if m.Units, m.Files, err = w.rows(ctx); err != nil {
@@ -127,11 +138,21 @@ func (w *writer) run(ctx context.Context) (Result, error) {
 			Sentence: "There is no released unit to export.",
 			Next:     "Check the order's name and that its units were released: 'station unit list'."}
 	}
+	text, err := w.in.Checkpoint(ctx)
+	if err != nil {
+		return Result{}, fmt.Errorf("signing the ledger: %w", err)
+	}
+	head, _, _ := strings.Cut(string(text), "\n\n") // the signatures follow
+	signed, err := parseCheckpoint(head + "\n")
+	if err != nil {
+		return Result{}, err
+	}
+	m.Checkpoint = string(text)
 	for _, small := range []struct {
 		name string
 		data []byte
 		rows int
-	}{{CAFile, w.in.CAs, w.cas.count}, {CheckpointFile, w.in.Checkpoint, 0}} {
+	}{{CAFile, w.in.CAs, w.cas.count}, {CheckpointFile, text, 0}} {
 		f, err := w.whole(small.name, small.data)
 		if err != nil {
 			return Result{}, err
@@ -144,12 +165,12 @@ func (w *writer) run(ctx context.Context) (Result, error) {
 			m.Orders = append(m.Orders, *made)
 		}
 	}
-	signed, err := signManifest(m, w.in.Key)
+	jws, err := signManifest(m, w.in.Key)
 	if err != nil {
 		return Result{}, err
 	}
-	f, err := w.whole(ManifestFile, signed)
-	return Result{ManifestSHA256: f.SHA256, Units: m.Units}, err
+	f, err := w.whole(ManifestFile, jws)
+	return Result{ManifestSHA256: f.SHA256, Units: m.Units, Size: signed.Size}, err
 }
 
 // rows streams the units into the three files that grow with their number.

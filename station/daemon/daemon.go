@@ -82,7 +82,22 @@ func Run(ctx context.Context, c Config) error {
 		return err
 	}
 	group, ctx := errgroup.WithContext(ctx)
-	server := &web.Server{Home: h, Slots: d.slots, Hub: &d.hub, Version: c.Version, Unlock: d.unlock, Retried: d.kick, Log: c.Log}
+	failed := make(chan error, 1)
+	server := &web.Server{Home: h, Slots: d.slots, Hub: &d.hub, Version: c.Version, Unlock: d.unlock, Retried: d.kick, Log: c.Log,
+		Failed: func(err error) {
+			select {
+			case failed <- err:
+			default: // one is enough to stop
+			}
+		}}
+	group.Go(func() error {
+		select {
+		case err := <-failed:
+			return err
+		case <-ctx.Done():
+			return nil
+		}
+	})
 	group.Go(func() error { return server.Serve(ctx, socket, loopback) })
 	c.Log.Info().Str("station", h.Set.Station.Name).Str("address", loopback.Addr().String()).Int64("events", h.Ledger.Size()).Msg("serving")
 	if c.Ready != nil {
@@ -104,18 +119,7 @@ func Run(ctx context.Context, c Config) error {
 	if err := group.Wait(); err != nil {
 		return err
 	}
-	return d.farewell(context.WithoutCancel(ctx))
-}
-
-// farewell signs what the ledger holds when the station is stopped in an orderly
-// way.
-func (d *daemon) farewell(ctx context.Context) error {
-	signer, err := d.home.Vault.Signer()
-	if err != nil {
-		return nil // it was never unlocked, and has made nothing
-	}
-	_, err = d.home.Ledger.Checkpoint(ctx, signer)
-	return err
+	return h.Farewell(context.WithoutCancel(ctx))
 }
 
 // settle closes what an earlier run left open. A passage that was open when the

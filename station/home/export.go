@@ -36,15 +36,6 @@ func (h *Home) Export(ctx context.Context, actor records.Actor, customer, order,
 	if err != nil {
 		return Exported{}, err
 	}
-	signer, err := h.Vault.Signer()
-	if err != nil {
-		return Exported{}, err
-	}
-	checkpoint, err := h.Ledger.Checkpoint(ctx, signer)
-	if err != nil {
-		return Exported{}, err
-	}
-	size := h.Ledger.Size()
 	cas, err := h.chain(customer)
 	if err != nil {
 		return Exported{}, err
@@ -52,23 +43,26 @@ func (h *Home) Export(ctx context.Context, actor records.Actor, customer, order,
 	result, err := batch.Write(ctx, batch.Input{Dir: dir, Station: h.Set.Station.Name, Customer: customer, Orders: orders,
 		Units:      h.Ledger.Units(ctx, ledger.UnitQuery{Customer: customer, Order: order, State: records.Released}),
 		CAs:        cas,
-		Checkpoint: checkpoint, Key: key, QuotaLevel: batch.QuotaFile, Time: time.Now()})
-	if err != nil {
-		return Exported{}, err
-	}
-	// If we stop here: the folder is whole but unrecorded; the export is made
-	// again elsewhere and holds the same identities.
-	_, err = h.Ledger.Do(ctx, func(records.View) ([]records.Draft, error) {
-		return []records.Draft{{Actor: actor, Order: order, Body: records.BatchExported{Customer: customer,
-			Manifest: result.ManifestSHA256, Units: result.Units, Size: size}}}, nil
-	})
-	return Exported{Dir: dir, Units: result.Units, Manifest: result.ManifestSHA256, Events: size}, err
+		Checkpoint: h.checkpoint,
+		Record: func(ctx context.Context, r batch.Result) error {
+			_, err := h.Ledger.Do(ctx, func(records.View) ([]records.Draft, error) {
+				return []records.Draft{{Actor: actor, Order: order, Body: records.BatchExported{Customer: customer,
+					Manifest: r.ManifestSHA256, Units: r.Units, Size: r.Size}}}, nil
+			})
+			return err
+		},
+		Key: key, QuotaLevel: batch.QuotaFile, Time: time.Now()})
+	return Exported{Dir: dir, Units: result.Units, Manifest: result.ManifestSHA256, Events: result.Size}, err
 }
 
 // exported finds the orders of a batch, and whose they are.
 func (h *Home) exported(ctx context.Context, customer, order string) ([]records.Order, string, error) {
 	if order != "" {
 		o, err := h.Order(ctx, order)
+		if err == nil && customer != "" && customer != o.Customer {
+			err = &records.Refusal{Code: "order-other-customer", Sentence: fmt.Sprintf("Order %s is not of customer %q.", order, customer),
+				Next: "Name the order alone, or the customer alone."}
+		}
 		return []records.Order{o}, o.Customer, err
 	}
 	all, err := h.Ledger.Orders(ctx)

@@ -6,6 +6,7 @@
 //	products/ customers/        what it can make, and for whom
 //	secrets/                    what customers' services know the station by
 //	ledger.db                   what happened
+//	checkpoint.txt              the newest signed statement about it
 //	keys/station.key .pub       signs checkpoints and manifests (Ed25519)
 //	keys/seal.age .pub          opens and closes sealed secrets (X25519)
 //	ca/root.key .pem            the station's root
@@ -21,6 +22,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"nameplate/records"
@@ -37,6 +39,8 @@ type Home struct {
 	Ledger Ledger
 	Vault  *Vault
 	lock   *os.File
+
+	signing sync.Mutex // held while the newest checkpoint is replaced
 }
 
 // Open takes the folder for this process alone and opens its ledger; the keys
@@ -57,6 +61,10 @@ func Open(ctx context.Context, dir string, built time.Time) (*Home, error) {
 		return nil, err
 	}
 	h.Ledger = Ledger{l}
+	if err := h.checkNewest(ctx); err != nil {
+		h.Close()
+		return nil, err
+	}
 	return h, nil
 }
 

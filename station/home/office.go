@@ -95,7 +95,7 @@ func (h *Home) CloseOrder(ctx context.Context, actor records.Actor, id, reason s
 		return records.Order{}, err
 	}
 	if h.Vault.Unlocked() {
-		if err := h.checkpoint(ctx); err != nil {
+		if _, err := h.checkpoint(ctx); err != nil {
 			return records.Order{}, err
 		}
 	}
@@ -120,15 +120,6 @@ func (h *Home) History(ctx context.Context, text string) (records.Unit, []record
 	}
 	events, err := h.Ledger.UnitEvents(ctx, u.ID)
 	return u, events, err
-}
-
-func (h *Home) checkpoint(ctx context.Context) error {
-	signer, err := h.Vault.Signer()
-	if err != nil {
-		return err
-	}
-	_, err = h.Ledger.Checkpoint(ctx, signer)
-	return err
 }
 
 // cleanDir makes a path given by a caller absolute; a relative one would mean

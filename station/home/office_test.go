@@ -212,3 +212,13 @@ func find(t *testing.T, h *home.Home, name string) records.Unit {
 	}
 	return u
 }
+
+// An order is of one customer: naming another with it is a mistake, and no batch.
+func TestExportOfAnotherCustomersOrder(t *testing.T) {
+	h := opened(t, folder(t))
+	must(t, h.Unlock(passphrase(t, word)))
+	must(t, order(t, h, "WO-1"))
+	released(t, h, "WO-1", "00:00:5e:00:53:01")
+	_, err := h.Export(t.Context(), h.Actor(), "customer-b", "WO-1", filepath.Join(t.TempDir(), "batch"))
+	refused(t, err, "order-other-customer")
+}

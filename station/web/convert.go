@@ -53,9 +53,9 @@ var statusOf = map[string]int{
 	"disk-full":   http.StatusInsufficientStorage,
 }
 
-// problem turns an error into what the caller is told. An error that nobody
+// Problem turns an error into what the caller is told. An error that nobody
 // wrote for a caller shows no inside.
-func problem(err error) *api.Problem {
+func Problem(err error) *api.Problem {
 	var r *records.Refusal
 	var f *flasher.Refusal
 	var c *ca.Refusal

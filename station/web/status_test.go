@@ -27,7 +27,7 @@ var reachable = []string{"../web/*.go", "../home/*.go", "../daemon/*.go", "../li
 // what speaks against the request.
 var conflicts = []string{
 	"batch-empty", "batch-exists", "ca-missing", "clock-behind", "enrollment-not-aside", "identity-taken", "no-order",
-	"order-closed", "order-exists", "order-expired", "slot-busy", "slot-idle", "station-unlocked", "unit-ambiguous",
+	"order-closed", "order-exists", "order-expired", "order-other-customer", "slot-busy", "slot-idle", "station-unlocked", "unit-ambiguous",
 	"secret-destroyed", "secret-unknown", "sealed-damaged", "sealed-swapped",
 }
 
@@ -36,7 +36,7 @@ var conflicts = []string{
 var elsewhere = []string{
 	// the start of a station, and commands without one
 	"address-in-use", "socket-path-long", "station-exists", "station-missing", "station-running", "ca-exists", "ca-unfinished",
-	"ledger-exists", "ledger-foreign", "ledger-in-use", "ledger-missing", "ledger-newer", "ledger-not-durable", "ledger-older",
+	"ledger-exists", "ledger-foreign", "ledger-in-use", "ledger-missing", "ledger-newer", "ledger-not-durable", "ledger-not-newest", "ledger-older",
 	"ledger-other-station", "station-name-invalid", "batch-missing", "public-key-unreadable",
 	// passages
 	"board-id-twice", "board-in-two-slots", "board-mixed", "board-not-blank", "board-other-order", "board-released", "family-unknown",
@@ -150,7 +150,7 @@ func TestProblem(t *testing.T) {
 		{fmt.Errorf("asking: %w", context.DeadlineExceeded), http.StatusServiceUnavailable, "timeout"},
 		{inside, http.StatusInternalServerError, "internal"},
 	} {
-		p := problem(c.err)
+		p := Problem(c.err)
 		if p.Status != c.status || p.Code != c.code || strings.Contains(p.Error(), "secret") {
 			t.Errorf("%v: %+v, want %d %s", c.err, p, c.status, c.code)
 		}

@@ -40,7 +40,9 @@ type Server struct {
 	Unlock func(context.Context, ca.Passphrase) error
 	// Retried wakes the pusher of a customer after a person put an item back.
 	Retried func(customer string)
-	Log     zerolog.Logger
+	// Failed is called when the ledger's state is unknown: the station must stop.
+	Failed func(error)
+	Log    zerolog.Logger
 }
 
 // headerLimit bounds how long a caller may take to say what it wants.
@@ -185,7 +187,10 @@ func handle[I, O any](s *Server, routes huma.API, method, path, name string, do 
 			if err == nil {
 				return o, nil
 			}
-			p := problem(err)
+			p := Problem(err)
+			if errors.Is(err, ledger.ErrStateUnknown) {
+				s.Failed(err)
+			}
 			if p.Code == "internal" {
 				s.Log.Error().Err(err).Str("action", name).Msg("action failed")
 			}
@@ -434,7 +439,7 @@ func Pushes(ctx context.Context, l *ledger.Ledger) ([]api.Push, error) {
 }
 
 func refuse(w http.ResponseWriter, r *records.Refusal) {
-	p := problem(r)
+	p := Problem(r)
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(p.Status)
 	_ = json.NewEncoder(w).Encode(p) // a caller that has gone needs no answer

@@ -68,8 +68,9 @@ type Answer struct {
 type Trouble int
 
 const (
-	Unreachable Trouble = iota // no answer that could be about the items: network, 503, redirect
-	Throttled                  // too many operations
+	Unreachable Trouble = iota // no answer: network, 503; a filter on the way may cut off one item
+	Strange                    // an answer that is not the service's: proxy, filter; an item may be the cause
+	Throttled                  // too many operations: no item's fault
 	Denied                     // the credential is not accepted: no item's fault
 	Failed                     // a broken answer; an item may be the cause
 	Invalid                    // the service cannot accept the call as it is: one item is the cause

@@ -27,16 +27,19 @@ func backoff(n int) time.Duration {
 	return max(minBackoff, d/2+rand.N(d/2+1))
 }
 
-// suspect is an item that was in calls which the service answered badly.
+// suspect is an item that was in calls which failed as a whole. Such a call counts
+// against it once others have been accepted since its first: before that, the
+// service or the way to it is as likely the cause.
 type suspect struct {
-	together int // such calls with others
-	lone     int // such calls with this item alone, others being accepted in between
-	seen     int // Worker.accepted at the last of them
+	since    int // Worker.accepted at the first such call
+	seen     int // Worker.accepted at the last
+	together int // those that count, with others in the call
+	lone     int // those that count, alone, others being accepted in between
 }
 
 const (
-	// togetherLimit is how many broken calls an item may share before it must go
-	// alone: one or two are a service having a bad minute.
+	// togetherLimit is how many failed calls an item may share before it must go
+	// alone: one or two are a service or a network having a bad minute.
 	togetherLimit = 3
 	// loneLimit is how many it may break alone, while others pass, before it is
 	// set aside.
@@ -132,12 +135,20 @@ func (w *Worker) failed(ctx context.Context, group []ledger.OutboxItem, err erro
 	if call.Trouble == Invalid {
 		return nil // still due, each alone from now on
 	}
-	at := call.At
-	if at.IsZero() {
-		at = time.Now().Add(backoff(failures - 1))
+	hold := call.At
+	if hold.IsZero() {
+		hold = time.Now().Add(backoff(failures - 1))
 	}
-	if call.Trouble != Failed || failures >= outage {
-		w.cfg.Pace.Hold(at)
+	switch {
+	case call.Trouble == Throttled:
+		w.cfg.Pace.Hold(hold) // for all who share the service
+	case call.Trouble == Denied || failures >= outage || !call.At.IsZero():
+		w.hold(hold)
+	}
+	// What fails again and again waits longer, however well the others fare.
+	at := time.Now().Add(backoff(max(failures-1, group[0].Tries)))
+	if call.At.After(at) {
+		at = call.At
 	}
 	return w.putOff(ctx, group, at, call.Error())
 }
@@ -154,28 +165,30 @@ func (w *Worker) blame(group []ledger.OutboxItem, call *CallError) (poison *reco
 			delete(w.doubts, group[0].Unit)
 			return call.Refusal, 0
 		}
-	} else if w.failures == 0 || !w.cfg.Pace.Held().After(time.Now()) {
+	} else if w.failures == 0 || !w.heldUntil().After(time.Now()) {
 		// Calls that were under way together fail together: those that end while
-		// the pace is held already are not counted.
+		// the worker is held already are not counted.
 		w.failures++
 	}
-	if call.Trouble != Failed && call.Trouble != Invalid {
+	if call.Trouble == Throttled || call.Trouble == Denied {
 		return nil, w.failures
 	}
 	for _, it := range group {
 		s := w.doubts[it.Unit]
 		if s == nil {
-			s = &suspect{seen: w.accepted}
+			s = &suspect{since: w.accepted, seen: w.accepted}
 			w.doubts[it.Unit] = s
 		}
 		switch {
 		case call.Trouble == Invalid:
 			s.together = togetherLimit
+		case w.accepted == s.since:
 		case len(group) > 1:
 			s.together++
 		default:
 			s.together = togetherLimit
-			if w.accepted > s.seen {
+			// A bad network cuts off lone items too: that sets nothing aside.
+			if call.Trouble != Unreachable && w.accepted > s.seen {
 				s.lone++
 			}
 		}

@@ -48,8 +48,9 @@ type Config struct {
 	Ledger   Ledger
 	Secrets  Secrets
 	Pusher   Pusher
-	// Pace is the one that Pusher waits for before each operation. The worker
-	// holds it back when the service asks for that, or is in trouble.
+	// Pace is the one that Pusher waits for before each operation; workers whose
+	// customers share a service share it. The worker holds it back when the
+	// service asks for that. Other trouble holds back this worker alone.
 	Pace  *Pace
 	Actor records.Actor // who the events say did it: the station
 	Log   zerolog.Logger
@@ -64,6 +65,7 @@ type Worker struct {
 	mu       sync.Mutex
 	busy     map[records.UnitID]bool // in a call right now
 	calls    int
+	held     time.Time                   // no call starts before
 	failures int                         // calls failed in a row
 	accepted int                         // enrollments accepted so far
 	doubts   map[records.UnitID]*suspect // items that may be what breaks calls
@@ -95,7 +97,7 @@ func (w *Worker) Run(ctx context.Context) error {
 		calls.Wait()
 	}()
 	for {
-		if err := sleepUntil(ctx, w.cfg.Pace.Held()); err != nil {
+		if err := w.rest(ctx); err != nil {
 			break
 		}
 		started, err := w.round(ctx, &calls, cancel)
@@ -127,9 +129,11 @@ func (w *Worker) Run(ctx context.Context) error {
 // round starts one call, if there is anything to push and a call to spare.
 func (w *Worker) round(ctx context.Context, calls *sync.WaitGroup, stop context.CancelCauseFunc) (started bool, err error) {
 	w.mu.Lock()
-	under, limit := len(w.busy), maxCalls
+	under, limit, size := len(w.busy), maxCalls, MaxItems
 	if w.failures >= outage {
-		limit = 1 // one call finds out whether the trouble is over
+		// One call finds out whether the trouble is over. With one item it also
+		// finds out whether that was among the others.
+		limit, size = 1, 1
 	}
 	full := w.calls >= limit
 	w.mu.Unlock()
@@ -141,7 +145,7 @@ func (w *Worker) round(ctx context.Context, calls *sync.WaitGroup, stop context.
 	if err != nil {
 		return false, fmt.Errorf("reading what is due: %w", err)
 	}
-	group := w.pick(due)
+	group := w.pick(due, size)
 	if len(group) == 0 {
 		return false, nil
 	}
@@ -160,8 +164,9 @@ func (w *Worker) round(ctx context.Context, calls *sync.WaitGroup, stop context.
 	return true, nil
 }
 
-// pick chooses the items of one call and marks them busy: a suspect goes alone.
-func (w *Worker) pick(due []ledger.OutboxItem) []ledger.OutboxItem {
+// pick chooses the items of one call, at most size, and marks them busy: a suspect
+// goes alone.
+func (w *Worker) pick(due []ledger.OutboxItem, size int) []ledger.OutboxItem {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	var group []ledger.OutboxItem
@@ -176,7 +181,7 @@ func (w *Worker) pick(due []ledger.OutboxItem) []ledger.OutboxItem {
 			}
 			continue
 		}
-		if group = append(group, it); len(group) == MaxItems {
+		if group = append(group, it); len(group) == size {
 			break
 		}
 	}
@@ -196,6 +201,40 @@ func (w *Worker) done(group []ledger.OutboxItem) {
 		delete(w.busy, it.Unit)
 	}
 	w.calls--
+}
+
+// hold lets this worker start no call before t. A hold is never shortened.
+func (w *Worker) hold(t time.Time) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if t.After(w.held) {
+		w.held = t
+	}
+}
+
+// rest returns when a call may start. A call that fails meanwhile may make it
+// longer.
+func (w *Worker) rest(ctx context.Context) error {
+	for {
+		w.mu.Lock()
+		until := w.heldUntil()
+		w.mu.Unlock()
+		if !until.After(time.Now()) {
+			return ctx.Err()
+		}
+		if err := sleepUntil(ctx, until); err != nil {
+			return err
+		}
+	}
+}
+
+// heldUntil is the time before which no call starts; it may have passed. w.mu is
+// held.
+func (w *Worker) heldUntil() time.Time {
+	if pace := w.cfg.Pace.Held(); pace.After(w.held) {
+		return pace
+	}
+	return w.held
 }
 
 // wait returns when there may be something to do.

@@ -108,6 +108,61 @@ func TestP8PoisonStopsNobody(t *testing.T) {
 	})
 }
 
+// TestP8PoisonWhateverItBreaks: one record brings down each call that holds it,
+// in a way that looks like the network's or a filter's fault. The others get
+// through though nothing is released after them, and go on getting through.
+func TestP8PoisonWhateverItBreaks(t *testing.T) {
+	for name, tt := range map[string]struct {
+		kind  outbox.Trouble
+		aside bool // once it has failed alone often enough, while others were accepted
+	}{
+		"connection cut":       {outbox.Unreachable, false},
+		"not a service's word": {outbox.Strange, true},
+		"service fails":        {outbox.Failed, true},
+	} {
+		for _, units := range []int{10, 100} {
+			t.Run(fmt.Sprintf("%s, %d units", name, units), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					var bad records.UnitID
+					b := start(t, units, 60, func(b *bench, _ *outbox.Config) {
+						bad = b.units[units/2]
+						b.service.say = func(_ *service, items []outbox.Item) (map[records.UnitID]outbox.Answer, error) {
+							for _, it := range items {
+								if it.Unit == bad {
+									return nil, trouble(tt.kind, time.Time{})
+								}
+							}
+							return nil, nil
+						}
+					})
+					pass(5 * time.Minute)
+					b.wantAccepted(bad)
+					// It does not eat up the rate that others need.
+					before := len(b.service.times())
+					pass(time.Hour)
+					if n := len(b.service.times()) - before; n > 150 {
+						t.Errorf("%d calls in an hour for one item", n)
+					}
+					if s := b.status(); s.Due != 1 || s.LastError != "It went wrong. Wait." {
+						t.Errorf("status = %+v", s)
+					}
+					for range 5 {
+						b.units = append(b.units, release(t, b.ledger, 1)...)
+						b.worker.Kick()
+						pass(2 * time.Minute)
+					}
+					b.wantAccepted(bad)
+					got, aside := first(b.events(bad)).(records.EnrollmentRejected)
+					if aside != tt.aside || aside && got.Code != "enrollment-breaks-service" {
+						t.Errorf("events = %+v", b.events(bad))
+					}
+					must(t, b.stop())
+				})
+			})
+		}
+	}
+}
+
 // TestRetryAfterHoldsEverything: no item of the customer moves before the time
 // the service named.
 func TestRetryAfterHoldsEverything(t *testing.T) {
@@ -139,7 +194,7 @@ func TestRetryAfterHoldsEverything(t *testing.T) {
 // peace, and all goes on when it is back.
 func TestOutage(t *testing.T) {
 	for name, kind := range map[string]outbox.Trouble{
-		"unreachable": outbox.Unreachable, "credential refused": outbox.Denied, "failing": outbox.Failed, "throttling without a time": outbox.Throttled,
+		"unreachable": outbox.Unreachable, "credential refused": outbox.Denied, "failing": outbox.Failed, "another answers": outbox.Strange, "throttling without a time": outbox.Throttled,
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -154,12 +209,12 @@ func TestOutage(t *testing.T) {
 					}
 				})
 				pass(time.Until(back))
-				// A first volley, then a probe a minute or so.
+				// A volley or two, then a probe a minute or so.
 				if n := len(b.service.times()); n < 60 || n > 160 {
 					t.Errorf("%d calls in an hour of trouble", n)
 				}
 				calls := b.service.times()
-				for i := 30; i < len(calls); i++ {
+				for i := 14; i < len(calls); i++ {
 					if gap := calls[i].Sub(calls[i-1]); gap < time.Second {
 						t.Errorf("call %d came %s after the one before", i, gap)
 					}

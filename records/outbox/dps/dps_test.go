@@ -385,13 +385,20 @@ func TestStrangeAnswers(t *testing.T) {
 		want   outbox.Trouble
 		code   string
 	}{
-		{302, "", "", outbox.Unreachable, "service-strange"},
-		{400, "", "<html>bad request</html>", outbox.Unreachable, "service-strange"},
-		{400, "", `{"errorCode":404001,"message":"x"}`, outbox.Unreachable, "service-strange"},
-		{404, "", `{"errorCode":404202,"trackingId":"t-1","message":"no instance"}`, outbox.Unreachable, "service-strange"},
+		{302, "", "", outbox.Strange, "service-strange"},
+		{400, "", "<html>bad request</html>", outbox.Strange, "service-strange"},
+		{400, "", `{"errorCode":404001,"message":"x"}`, outbox.Strange, "service-strange"},
+		{404, "", `{"errorCode":404202,"trackingId":"t-1","message":"no instance"}`, outbox.Strange, "service-strange"},
+		{403, "", "<html>blocked by policy</html>", outbox.Strange, "service-strange"},
+		{403, "", `{"errorCode":403001,"message":"x"}`, outbox.Denied, "service-denied"},
+		{401, "", "", outbox.Denied, "service-denied"},
+		{407, "", "", outbox.Denied, "service-denied"},
+		{409, "", `{"errorCode":409001,"message":"x"}`, outbox.Strange, "service-strange"},
+		{413, "", "", outbox.Strange, "service-strange"},
+		{422, "", "", outbox.Strange, "service-strange"},
 		{503, "12", "", outbox.Unreachable, "service-unavailable"},
 		{429, "", "", outbox.Throttled, "service-throttled"},
-		{204, "", "", outbox.Unreachable, "service-strange"},
+		{204, "", "", outbox.Strange, "service-strange"},
 	} {
 		client := answering(t, func(w http.ResponseWriter, r *http.Request) {
 			if r.URL.Path != "/enrollments" {

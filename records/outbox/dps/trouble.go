@@ -21,7 +21,7 @@ func (c *Client) trouble(a answer) *outbox.CallError {
 	case a.status == http.StatusServiceUnavailable:
 		e.Trouble, e.Refusal.Code = outbox.Unreachable, "service-unavailable"
 		e.Refusal.Sentence = "The provisioning service is not available" + said + "."
-	case a.status == http.StatusUnauthorized, a.status == http.StatusForbidden, a.status == http.StatusProxyAuthRequired:
+	case a.status == http.StatusUnauthorized, a.status == http.StatusForbidden && ours, a.status == http.StatusProxyAuthRequired:
 		return denied(fmt.Sprintf("The provisioning service does not accept this station's credential (status %d%s).", a.status, said), nil)
 	case a.status == http.StatusBadRequest && ours:
 		e.Trouble, e.Refusal.Code = outbox.Invalid, "enrollment-invalid"
@@ -31,8 +31,9 @@ func (c *Client) trouble(a answer) *outbox.CallError {
 		e.Trouble, e.Refusal.Code = outbox.Failed, "service-failed"
 		e.Refusal.Sentence = fmt.Sprintf("The provisioning service failed (status %d%s).", a.status, said)
 	default:
-		// 404 for the whole instance, a redirect, a portal's page: not the service.
-		e.Trouble, e.Refusal.Code = outbox.Unreachable, "service-strange"
+		// 404 for the whole instance, a redirect, a portal's page, a filter's 403 or
+		// 413: not the service, or nothing that is documented of it.
+		e.Trouble, e.Refusal.Code = outbox.Strange, "service-strange"
 		e.Refusal.Sentence = fmt.Sprintf("What answers as %s does not answer like a provisioning service (status %d%s).", c.tokens.host, a.status, said)
 		e.Refusal.Next = "Check the endpoint in the customer's settings and any proxy; the station tries again by itself."
 	}

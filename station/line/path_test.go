@@ -36,7 +36,7 @@ func path(attestation string) []records.Kind {
 func wantKinds(t testing.TB, got []records.Kind, want ...records.Kind) {
 	t.Helper()
 	if !slices.Equal(got, want) {
-		t.Errorf("events\n%v, want\n%v", got, want)
+		t.Fatalf("events\n%v, want\n%v", got, want)
 	}
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"slices"
 	"testing"
-	"time"
 
 	"nameplate/ca"
 	"nameplate/fixtures/boards"
@@ -248,108 +247,6 @@ func TestP1SameBoardInTwoSlots(t *testing.T) {
 	st, _ := first.await(0, over)
 	wantVerdict(t, st, records.Pass, "")
 	s.oneIdentity(order, 1)
-}
-
-// P6: an order that cannot give anything gives nothing, and says so.
-func TestP6OrdersThatGiveNothing(t *testing.T) {
-	tests := []struct {
-		name string
-		make func(s *station) (order string)
-		want refusal
-	}{
-		{"exhausted", func(s *station) string {
-			id := s.order(records.X509, 1)
-			wantVerdict(s, s.passage(at(newBoard("first")), id), records.Pass, "")
-			return id
-		}, refusal{records.Error, "order-exhausted", "All 1 units of order x509 are claimed.", "Take the board out and pick the next order.", known}},
-		{"closed", func(s *station) string {
-			id := s.order(records.X509, 1)
-			s.do(func(records.View) ([]records.Draft, error) {
-				return []records.Draft{{Actor: badge, Order: id, Body: records.OrderClosed{Reason: "done"}}}, nil
-			})
-			return id
-		}, refusal{records.Error, "order-closed", "Order x509 is closed.", "Pick an open order.", known}},
-		{"expired", func(s *station) string {
-			id := s.orderAs("old", records.X509, 1, time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC))
-			return id
-		}, refusal{records.Error, "order-expired", "Order old was valid until 2026-01-02T03:04:05Z.", "Ask for a new order.", known}},
-		{"of a unit that has another's claim", func(s *station) string {
-			s.book.fail("identity.claimed", applied)
-			s.dies(at(newBoard("a")), s.order(records.SymmetricKey, 1))
-			s.restart()
-			return s.order(records.X509, 1)
-		}, refusal{records.Error, "board-other-order", "Unit U3 holds symmetrickey-a000001 of order symmetricKey.",
-			"Finish it under order symmetricKey.", known}},
-	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			s := newStation(t, &fakeDriver{})
-			order := tt.make(s)
-			live, from := s.live(order), s.size()
-			issuer := &countingIssuer{Issuer: s.issuer}
-			w := s.slot("slot-2", at(newBoard("a")), func(c *line.Config) { c.Issuer = issuer })
-			s.wantRefusal(w.pass(order), from, tt.want)
-			if s.live(order) != live || issuer.n != 0 {
-				t.Errorf("%d of the quota were used and %d are, %d certificates were signed", live, s.live(order), issuer.n)
-			}
-			s.replays()
-		})
-	}
-}
-
-// An order that does not exist opens no passage.
-func TestUnknownOrder(t *testing.T) {
-	s := newStation(t, &fakeDriver{})
-	from := s.size()
-	st := s.passage(at(newBoard("a")), "nothing")
-	s.wantRefusal(st, from, refusal{records.Error, "order-unknown", `There is no order "nothing".`, "See 'station order list'.", nil})
-}
-
-// A unit that has its claim is finished whatever became of the order meanwhile.
-func TestP6ClaimOutlivesItsOrder(t *testing.T) {
-	s := newStation(t, &fakeDriver{})
-	order, b := s.order(records.SymmetricKey, 1), newBoard("a")
-	s.book.fail("secret.sealed", applied)
-	s.dies(at(b), order)
-	s.restart()
-	s.do(func(records.View) ([]records.Draft, error) {
-		return []records.Draft{{Actor: badge, Order: order, Body: records.OrderClosed{Reason: "done"}}}, nil
-	})
-	wantVerdict(t, s.passage(at(b), order), records.Pass, "")
-	s.oneIdentity(order, 1)
-}
-
-// A clock that was set back stops claiming and issuing until it is right again;
-// what is claimed stays claimed.
-func TestClockBehind(t *testing.T) {
-	const sentence, next = "The station's clock is 1h0m0s behind its own history.", "Set the clock, then put the board back."
-	s := newStation(t, &fakeDriver{})
-	order, b := s.order(records.X509, 2), newBoard("a")
-	s.book.fail("identity.claimed", applied)
-	s.dies(at(b), order)
-	s.restart()
-	issuer := &countingIssuer{Issuer: s.issuer}
-	w := s.slot("slot-1", at(b), func(c *line.Config) { c.Issuer = issuer })
-
-	s.clock.set(-time.Hour)
-	from := s.size()
-	s.wantRefusal(w.pass(order), from, refusal{records.Error, "clock-behind", sentence, next,
-		slices.Concat([]records.Kind{"clock.stepped"}, known)})
-	from = s.size()
-	s.wantRefusal(s.passage2("slot-2", newBoard("b"), order), from, refusal{records.Error, "clock-behind", sentence, next, known})
-	if issuer.n != 0 || s.live(order) != 1 {
-		t.Errorf("%d certificates, %d claims", issuer.n, s.live(order))
-	}
-	s.clock.set(0)
-	wantVerdict(t, w.pass(order), records.Pass, "")
-	s.replays()
-}
-
-func (s *station) passage2(name string, b *board, order string) line.Status {
-	s.Helper()
-	w := s.slot(name, at(b), nil)
-	defer w.end(nil)
-	return w.pass(order)
 }
 
 // What other parts refuse reaches the operator in their words; what breaks

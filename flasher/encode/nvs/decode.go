@@ -203,13 +203,14 @@ func itemData(page []byte, i, n int, head []byte) ([]byte, bool) {
 
 // join puts a blob together from its pieces.
 func (p *parser) join(at slot, index blobIndex) ([]byte, bool) {
-	b := []byte{}
+	var pieces [][]byte
 	for i := range int(index.count) {
 		data, ok := p.chunks[chunk{at, index.first + uint8(i)}]
 		if !ok {
 			return nil, false
 		}
-		b = append(b, data...)
+		pieces = append(pieces, data)
 	}
+	b := slices.Concat(pieces...) // in one go: what an outgrown buffer keeps may be a key
 	return b, uint64(len(b)) == uint64(index.size)
 }

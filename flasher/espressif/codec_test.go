@@ -231,7 +231,7 @@ func TestRefusalsSpeak(t *testing.T) {
 	codes := map[string]bool{}
 	for _, r := range []*flasher.Refusal{
 		boardSilent(cause), commandRefused(cause), noLines(cause), chipUnknown(cause), chipUnexpected("A", "B"),
-		boardLocked("A"), boardEncrypted(), macInvalid("m"), boardSwapped("m", "n"), tableUnreadable(cause),
+		boardLocked("A"), boardEncrypted(), macInvalid("m"), boardSwapped("m", "n"), readDiffers("hardware ID"), tableUnreadable(cause),
 		partitionMissing("p"), partitionTooSmall("p", 1), partitionTooLarge("p", 1), partitionEncrypted("p"),
 		misfit(cause), verifyFailed(cause),
 	} {

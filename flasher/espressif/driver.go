@@ -5,8 +5,8 @@
 // "Boot Mode Selection").
 //
 // slip.go frames, protocol.go and rom.go hold the commands, chips.go what differs
-// between chips, part.go the partition table; probe.go, write.go and readback.go
-// are the flow.
+// between chips, reading.go who a board is, part.go the partition table; probe.go,
+// write.go and readback.go are the flow.
 package espressif
 
 import (
@@ -45,7 +45,7 @@ func (*Driver) Probe(ctx context.Context, p link.Port, o flasher.Options) (flash
 	if err != nil {
 		return nil, fmt.Errorf("opening port: %w", err)
 	}
-	d := &device{rom: &rom{link: l}, options: o}
+	d := &device{rom: newROM(l), options: o}
 	if err := d.probe(ctx); err != nil {
 		// The probe's own error says more than one of the way out.
 		_ = d.Close(ctx)
@@ -58,6 +58,7 @@ func (*Driver) Probe(ctx context.Context, p link.Port, o flasher.Options) (flash
 type device struct {
 	rom     *rom
 	options flasher.Options
+	is      reading // who it is
 	chip    chip
 	facts   flasher.Facts
 	part    flasher.Partition // where the identity lives

@@ -110,24 +110,51 @@ func end(parts []flasher.Partition) uint32 {
 	return e
 }
 
-// readTable reads as much of the table as is used and checks it.
+// readTable reads the table and checks it. Its own MD5 tells a right reading of
+// a good table; any other is made again, before a board is refused for a wrong
+// bit or written at a wrong place.
 func (r *rom) readTable(ctx context.Context) ([]flasher.Partition, error) {
+	table, err := r.tableRows(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("reading partition table: %w", err)
+	}
+	parts, err := parseTable([]byte(table))
+	if err == nil && hasMD5([]byte(table)) {
+		return parts, nil
+	}
+	if table, err = agreed(ctx, "partition table", r.tableRows, table); err != nil {
+		return nil, fmt.Errorf("reading partition table: %w", err)
+	}
+	if parts, err = parseTable([]byte(table)); err != nil {
+		return nil, tableUnreadable(err)
+	}
+	return parts, nil
+}
+
+// tableRows reads as much of the table as is used.
+func (r *rom) tableRows(ctx context.Context) (string, error) {
 	var table []byte
 	for len(table) < tableSize {
 		piece := make([]byte, readSize)
 		if err := r.readFlash(ctx, uint32(tableOffset+len(table)), piece); err != nil {
-			return nil, fmt.Errorf("reading partition table: %w", err)
+			return "", err
 		}
 		table = append(table, piece...)
 		if slices.ContainsFunc(slices.Collect(slices.Chunk(piece, rowSize)), endsTable) {
 			break
 		}
 	}
-	parts, err := parseTable(table)
-	if err != nil {
-		return nil, tableUnreadable(err)
+	return string(table), nil
+}
+
+// hasMD5 tells whether the row that ends the table holds its MD5.
+func hasMD5(table []byte) bool {
+	for row := range slices.Chunk(table, rowSize) {
+		if endsTable(row) {
+			return bytes.HasPrefix(row, md5Magic)
+		}
 	}
-	return parts, nil
+	return false
 }
 
 // flashSize reads what size of flash the firmware was built for, from the

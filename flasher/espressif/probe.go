@@ -3,13 +3,8 @@ package espressif
 import (
 	"bytes"
 	"context"
-	"crypto/md5"
-	"encoding/binary"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"math/bits"
-	"net"
 	"time"
 
 	"nameplate/flasher"
@@ -36,24 +31,34 @@ func (d *device) probe(ctx context.Context) error {
 	}
 	if d.options.Baud > 0 && d.options.Baud != firstBaud {
 		err := d.changeBaud(ctx)
-		if err != nil && (errors.Is(err, link.ErrGone) || ctx.Err() != nil) {
+		if err == nil {
+			return d.survey(ctx)
+		}
+		if errors.Is(err, link.ErrGone) || ctx.Err() != nil {
 			return err
 		}
-		if err != nil {
-			// This adapter, cable or board does not carry the speed. Only a
-			// reset brings the chip back to where it can be heard.
-			if err := d.rom.link.SetBaud(ctx, firstBaud); err != nil {
-				return fmt.Errorf("going back to %d baud: %w", firstBaud, err)
-			}
-			if err := d.meet(ctx); err != nil {
-				return err
-			}
+		// This adapter, cable or board does not carry the speed. Only a
+		// reset brings the chip back to where it can be heard.
+		if err := d.rom.link.SetBaud(ctx, firstBaud); err != nil {
+			return fmt.Errorf("going back to %d baud: %w", firstBaud, err)
+		}
+		if err := d.meet(ctx); err != nil {
+			return err
 		}
 	}
-	return d.survey(ctx)
+	if err := d.survey(ctx); err != nil {
+		return err
+	}
+	is, err := agreed(ctx, hardwareID, d.rom.read, d.is)
+	if err != nil {
+		return err
+	}
+	return d.take(is)
 }
 
-// meet resets the board into its loader and learns who it is.
+// meet resets the board into its loader and learns who it is. A board that looks
+// as if it must be refused is looked at again at once; one that looks good a
+// moment later, by changeBaud or by probe.
 func (d *device) meet(ctx context.Context) error {
 	if err := d.rom.enterDownload(ctx); err != nil {
 		if errors.Is(err, link.ErrNoLines) {
@@ -61,144 +66,29 @@ func (d *device) meet(ctx context.Context) error {
 		}
 		return fmt.Errorf("entering download mode: %w", err)
 	}
-	c, info, err := d.rom.identify(ctx)
+	is, err := d.rom.read(ctx)
 	if err != nil {
 		return err
 	}
-	if c.name != d.options.Chip {
-		return chipUnexpected(c.name, d.options.Chip)
+	if d.take(is) == nil {
+		return nil
 	}
-	d.chip = c
-	d.facts = flasher.Facts{Family: (*Driver)(nil).Family(), Chip: c.name}
-	if d.facts.Security, err = d.rom.security(ctx, c, info); err != nil {
-		return fmt.Errorf("reading security state: %w", err)
+	if is, err = agreed(ctx, hardwareID, d.rom.read, is); err != nil {
+		return err
 	}
-	if d.facts.HardwareIDs, err = d.rom.hardwareIDs(ctx, c); err != nil {
-		return fmt.Errorf("reading hardware IDs: %w", err)
+	return d.take(is)
+}
+
+// take makes a reading what is known of the board, or refuses it.
+func (d *device) take(is reading) error {
+	c, err := is.judge(d.options.Chip)
+	if err != nil {
+		return err
 	}
+	d.is, d.chip = is, c
+	d.facts.Family, d.facts.Chip = (*Driver)(nil).Family(), c.name
+	d.facts.HardwareIDs, d.facts.Security = is.hardwareIDs(), is.security()
 	return nil
-}
-
-// identify finds out which chip answers. A chip that gives an id and has a known
-// magic word must agree with itself; a locked one gives its id alone. The word
-// is asked first, so that an ESP32 never sees a command that it does not know.
-func (r *rom) identify(ctx context.Context) (chip, []byte, error) {
-	word, err := r.readReg(ctx, magicRegister)
-	var refused *romError
-	readable := !errors.As(err, &refused)
-	if readable && err != nil {
-		return chip{}, nil, fmt.Errorf("identifying chip: %w", err)
-	}
-	byWord, known := chipByMagic(word)
-	known = known && readable
-	if known && byWord.infoSize == 0 {
-		return byWord, nil, nil
-	}
-
-	info, err := r.securityInfo(ctx)
-	if err != nil && !errors.As(err, &refused) {
-		return chip{}, nil, fmt.Errorf("identifying chip: %w", err)
-	}
-	found := byWord
-	if len(info) >= infoWithID {
-		id := binary.LittleEndian.Uint32(info[12:])
-		byID, ok := chipByID(id)
-		if !ok || known && byID.name != byWord.name {
-			return chip{}, nil, chipUnknown(fmt.Errorf("chip id %d, magic word %08x", id, word))
-		}
-		found, known = byID, true
-	}
-	if len(info) >= infoPlain && binary.LittleEndian.Uint32(info)&flagSecureDownload != 0 {
-		if found.name == "" {
-			found.name = "chip"
-		}
-		return chip{}, nil, boardLocked(found.name)
-	}
-	if !known || !readable || len(info) < found.infoSize {
-		return chip{}, nil, chipUnknown(fmt.Errorf("magic word %08x, %d bytes of security information", word, len(info)))
-	}
-	return found, info, nil
-}
-
-// Bits of the flags word of GET_SECURITY_INFO.
-const (
-	flagSecureBoot     = 1 << 0
-	flagSecureDownload = 1 << 2
-)
-
-// security reads the lock state. Raw is the chip's answer to GET_SECURITY_INFO, or the two
-// eFuse words of an ESP32.
-func (r *rom) security(ctx context.Context, c chip, info []byte) (flasher.Security, error) {
-	if c.infoSize > 0 {
-		return flasher.Security{
-			SecureBoot:      binary.LittleEndian.Uint32(info)&flagSecureBoot != 0,
-			FlashEncryption: odd(info[4]),
-			Raw:             hex.EncodeToString(info),
-		}, nil
-	}
-	word0, err := r.readReg(ctx, esp32EfuseWord0)
-	if err != nil {
-		return flasher.Security{}, err
-	}
-	word6, err := r.readReg(ctx, esp32EfuseWord6)
-	if err != nil {
-		return flasher.Security{}, err
-	}
-	return flasher.Security{
-		SecureBoot:      word6&(1<<4|1<<5) != 0,
-		FlashEncryption: odd(byte(word0 >> 20 & 0x7F)),
-		Raw:             fmt.Sprintf("%08x%08x", word0, word6),
-	}, nil
-}
-
-// odd: encryption is on when an odd number of the counter's bits is blown.
-func odd(count byte) bool { return bits.OnesCount8(count)%2 == 1 }
-
-func (r *rom) hardwareIDs(ctx context.Context, c chip) ([]flasher.HardwareID, error) {
-	mac, err := r.mac(ctx, c)
-	if err != nil {
-		return nil, err
-	}
-	ids := []flasher.HardwareID{{Kind: "mac", Value: mac}}
-	if c.uid == 0 {
-		return ids, nil
-	}
-	var uid []byte
-	for i := range uint32(4) {
-		w, err := r.readReg(ctx, c.uid+4*i)
-		if err != nil {
-			return nil, err
-		}
-		uid = append(uid, words(w)...)
-	}
-	if !blank(uid) { // "optional": some chips were made without
-		ids = append(ids, flasher.HardwareID{Kind: "chip-uid", Value: hex.EncodeToString(uid)})
-	}
-	return ids, nil
-}
-
-// mac reads the factory MAC: the low half of the second word, then the first.
-func (r *rom) mac(ctx context.Context, c chip) (string, error) {
-	low, err := r.readReg(ctx, c.mac)
-	if err != nil {
-		return "", err
-	}
-	high, err := r.readReg(ctx, c.mac+4)
-	if err != nil {
-		return "", err
-	}
-	b := binary.BigEndian.AppendUint16(nil, uint16(high))
-	b = binary.BigEndian.AppendUint32(b, low)
-	mac := net.HardwareAddr(b).String()
-	if blank(b) {
-		return "", macInvalid(mac)
-	}
-	return mac, nil
-}
-
-// blank: all zero or all ones, so nothing was ever written there.
-func blank(b []byte) bool {
-	return len(bytes.Trim(b, "\x00")) == 0 || len(bytes.Trim(b, "\xFF")) == 0
 }
 
 // changeBaud raises the speed and makes sure that the chip is still heard.
@@ -221,9 +111,6 @@ func (d *device) changeBaud(ctx context.Context) error {
 // survey connects the flash, reads the partition table and looks at the place
 // for the identity.
 func (d *device) survey(ctx context.Context) error {
-	if d.facts.Security.FlashEncryption {
-		return boardEncrypted()
-	}
 	if err := d.rom.spiAttach(ctx); err != nil {
 		return err
 	}
@@ -234,7 +121,7 @@ func (d *device) survey(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	size, err := d.rom.flashSize(ctx, d.chip)
+	size, err := agreed(ctx, "image header", func(ctx context.Context) (uint32, error) { return d.rom.flashSize(ctx, d.chip) })
 	if err != nil {
 		return err
 	}
@@ -251,12 +138,8 @@ func (d *device) survey(ctx context.Context) error {
 	if d.part, err = identityPartition(parts, d.options.Store.Partition); err != nil {
 		return err
 	}
-	sum, err := d.rom.flashMD5(ctx, d.part.Offset, d.part.Size)
-	if err != nil {
-		return err
-	}
-	d.facts.StoreBlank = sum == md5.Sum(bytes.Repeat([]byte{0xFF}, int(d.part.Size)))
-	return nil
+	d.facts.StoreBlank, err = d.rom.holds(ctx, d.part.Offset, bytes.Repeat([]byte{0xFF}, int(d.part.Size)))
+	return err
 }
 
 func identityPartition(parts []flasher.Partition, name string) (flasher.Partition, error) {
@@ -280,12 +163,12 @@ func identityPartition(parts []flasher.Partition, name string) (flasher.Partitio
 
 // sameBoard makes sure that the board which was identified still answers.
 func (d *device) sameBoard(ctx context.Context) error {
-	mac, err := d.rom.mac(ctx, d.chip)
+	is, err := agreed(ctx, hardwareID, d.rom.read, d.is)
 	if err != nil {
 		return fmt.Errorf("checking that the board is still the same: %w", err)
 	}
-	if was := d.facts.HardwareIDs[0].Value; mac != was {
-		return boardSwapped(was, mac)
+	if is != d.is {
+		return boardSwapped(d.is.name(is), is.name(d.is))
 	}
 	return nil
 }

@@ -70,7 +70,7 @@ type answer struct {
 }
 
 // parseAnswer refuses what is no answer: noise, a request's echo, a packet
-// whose length is wrong.
+// whose length is wrong, a refusal without a reason.
 func parseAnswer(p []byte) (answer, bool) {
 	if len(p) < packetHeader+statusSize || p[0] != directionAnswer {
 		return answer{}, false
@@ -80,6 +80,9 @@ func parseAnswer(p []byte) (answer, bool) {
 		return answer{}, false
 	}
 	data, status := body[:len(body)-statusSize], body[len(body)-statusSize:]
+	if status[0] != 0 && status[1] == 0 {
+		return answer{}, false // a ROM that refuses says why: a wrong bit
+	}
 	return answer{
 		command: command(p[1]),
 		value:   binary.LittleEndian.Uint32(p[4:]),

@@ -77,6 +77,15 @@ func macInvalid(mac string) *flasher.Refusal {
 	}
 }
 
+// readDiffers is said when no two of several readings agree.
+func readDiffers(what string) *flasher.Refusal {
+	return &flasher.Refusal{
+		Code:     "board-read-differs",
+		Sentence: fmt.Sprintf("The board's %s was read differently twice.", what),
+		Next:     "Put the board back; check the cable.",
+	}
+}
+
 func boardSwapped(was, is string) *flasher.Refusal {
 	return &flasher.Refusal{
 		Code:     "board-swapped",

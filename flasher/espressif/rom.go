@@ -2,6 +2,7 @@ package espressif
 
 import (
 	"context"
+	"crypto/md5"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -41,6 +42,9 @@ const (
 // errSilent: the board did not answer within the limit.
 var errSilent = errors.New("the board did not answer in time")
 
+// errNoMD5: what came as an MD5 is not even hex.
+var errNoMD5 = fmt.Errorf("the answer to %s is no MD5", cmdFlashMD5)
+
 // rom is the conversation with a ROM loader: each command one method.
 type rom struct {
 	link link.Link
@@ -49,6 +53,12 @@ type rom struct {
 	got  []byte // part of buf that was read and not looked at
 	// stale: an answer is still owed and may come late.
 	stale bool
+}
+
+// newROM begins a conversation. The deframer gets room for the longest packet
+// from the start, so that no copy of a key stays behind in one that was outgrown.
+func newROM(l link.Link) *rom {
+	return &rom{link: l, in: deframer{packet: make([]byte, 0, maxPacket)}}
 }
 
 // forget wipes what was read last; it may be a key.
@@ -265,9 +275,26 @@ func (r *rom) flashMD5(ctx context.Context, offset, size uint32) ([16]byte, erro
 		return sum, err
 	}
 	if n, err := hex.Decode(sum[:], a.data[:min(len(a.data), 32)]); err != nil || n != len(sum) {
-		return sum, fmt.Errorf("the answer to %s is no MD5", cmdFlashMD5)
+		return sum, errNoMD5
 	}
 	return sum, nil
+}
+
+// holds lets the chip tell whether its flash at offset holds the data. No wrong
+// bit in the answer makes a yes, but any makes a no: that is asked for twice.
+func (r *rom) holds(ctx context.Context, offset uint32, data []byte) (bool, error) {
+	want := md5.Sum(data)
+	for try := 1; ; try++ {
+		sum, err := r.flashMD5(ctx, offset, uint32(len(data)))
+		switch {
+		case err == nil && sum == want:
+			return true, nil
+		case err != nil && (!errors.Is(err, errNoMD5) || try == 2):
+			return false, err
+		case try == 2:
+			return false, nil
+		}
+	}
 }
 
 func perMB(limit time.Duration, size uint32) time.Duration {

@@ -33,16 +33,31 @@ type OutboxCount struct {
 	Customer             string
 	Due, Aside, Accepted int
 	Next                 time.Time // when the first due item is to be tried; zero if none is due
-	LastError            string    // what the last try met; empty when it went well
+	// LastError is what the last try met; if it went well, what one of those met
+	// that are still due; else empty.
+	LastError string
 }
 
 const outboxColumns = "SELECT unit, registration_id, customer, tries, next_at, last_error, state FROM outbox "
 
+// maxOutboxWait bounds what an item can be put off: twice the hour that is the
+// longest wait a service is granted, so that a clock which is corrected by a
+// little cuts no such wait short. A later NextAt was set while the clock ran
+// ahead; the item is due now.
+const maxOutboxWait = 2 * time.Hour
+
 // OutboxDue returns the customer's items to be tried now, those that wait longest
-// first.
+// first, those of a clock that ran ahead last.
 func (l *Ledger) OutboxDue(ctx context.Context, customer string, now time.Time, limit int) ([]OutboxItem, error) {
-	return l.outbox(ctx, outboxColumns+"WHERE customer = ? AND state = 'due' AND next_at <= ? ORDER BY next_at, unit LIMIT ?",
+	// Two queries, because each can stop at its limit, and both at once could not.
+	items, err := l.outbox(ctx, outboxColumns+"WHERE customer = ? AND state = 'due' AND next_at <= ? ORDER BY next_at, unit LIMIT ?",
 		customer, now.UnixMicro(), limit)
+	if err != nil || len(items) == limit {
+		return items, err
+	}
+	ahead, err := l.outbox(ctx, outboxColumns+"WHERE customer = ? AND state = 'due' AND next_at > ? ORDER BY next_at, unit LIMIT ?",
+		customer, now.Add(maxOutboxWait).UnixMicro(), limit-len(items))
+	return append(items, ahead...), err
 }
 
 // OutboxAside returns the customer's items that wait for a person.
@@ -66,31 +81,46 @@ func (l *Ledger) outbox(ctx context.Context, query string, args ...any) ([]Outbo
 }
 
 // OutboxNext returns when the customer's first due item is to be tried, and
-// whether there is one.
-func (l *Ledger) OutboxNext(ctx context.Context, customer string) (time.Time, bool, error) {
-	var next int64
-	found, err := l.one(ctx, "reading outbox", "SELECT next_at FROM outbox WHERE customer = ? AND state = 'due' ORDER BY next_at LIMIT 1", []any{customer}, &next)
-	if err != nil || !found {
+// whether there is one. The time may have passed.
+func (l *Ledger) OutboxNext(ctx context.Context, customer string, now time.Time) (time.Time, bool, error) {
+	var first, last sql.NullInt64
+	_, err := l.one(ctx, "reading outbox", `SELECT
+		(SELECT min(next_at) FROM outbox WHERE customer = ?1 AND state = 'due'),
+		(SELECT max(next_at) FROM outbox WHERE customer = ?1 AND state = 'due')`, []any{customer}, &first, &last)
+	if err != nil || !first.Valid {
 		return time.Time{}, false, err
 	}
-	return time.UnixMicro(next).UTC(), true, nil
+	return nextTry(first.Int64, last.Int64, now), true, nil
+}
+
+// nextTry is when the first of items is to be tried that are put off until first
+// to last.
+func nextTry(first, last int64, now time.Time) time.Time {
+	at := time.UnixMicro(first).UTC()
+	if last > now.Add(maxOutboxWait).UnixMicro() && at.After(now) {
+		return now.UTC()
+	}
+	return at
 }
 
 // OutboxStatus returns how each customer's outbox stands, by customer.
 func (l *Ledger) OutboxStatus(ctx context.Context) ([]OutboxCount, error) {
 	var all []OutboxCount
-	err := l.each(ctx, "reading outbox", `SELECT c.customer, c.accepted, c.last_error,
+	err := l.each(ctx, "reading outbox", `SELECT c.customer, c.accepted,
+		CASE c.last_error WHEN '' THEN coalesce((SELECT last_error FROM outbox o WHERE o.customer = c.customer AND o.state = 'due' AND last_error <> ''
+			ORDER BY next_at DESC LIMIT 1), '') ELSE c.last_error END,
 		(SELECT count(*) FROM outbox o WHERE o.customer = c.customer AND o.state = 'due'),
 		(SELECT count(*) FROM outbox o WHERE o.customer = c.customer AND o.state = 'aside'),
-		(SELECT min(next_at) FROM outbox o WHERE o.customer = c.customer AND o.state = 'due')
+		(SELECT min(next_at) FROM outbox o WHERE o.customer = c.customer AND o.state = 'due'),
+		(SELECT max(next_at) FROM outbox o WHERE o.customer = c.customer AND o.state = 'due')
 		FROM outbox_customers c ORDER BY c.customer`, nil, func(rows *sql.Rows) error {
 		var c OutboxCount
-		var next sql.NullInt64
-		if err := rows.Scan(&c.Customer, &c.Accepted, &c.LastError, &c.Due, &c.Aside, &next); err != nil {
+		var first, last sql.NullInt64
+		if err := rows.Scan(&c.Customer, &c.Accepted, &c.LastError, &c.Due, &c.Aside, &first, &last); err != nil {
 			return err
 		}
-		if next.Valid {
-			c.Next = time.UnixMicro(next.Int64).UTC()
+		if first.Valid {
+			c.Next = nextTry(first.Int64, last.Int64, time.Now())
 		}
 		all = append(all, c)
 		return nil
@@ -98,10 +128,13 @@ func (l *Ledger) OutboxStatus(ctx context.Context) ([]OutboxCount, error) {
 	return all, err
 }
 
-// OutboxDefer counts a try for each of the units' items and puts the next off. An
-// item that is no longer due stays as it is.
+// OutboxDefer counts a try for each of the units' items and puts the next off, by
+// two hours at most. An item that is no longer due stays as it is.
 func (l *Ledger) OutboxDefer(ctx context.Context, units []records.UnitID, next time.Time, why string) error {
 	return l.submit(ctx, func(g *group) error {
+		if last := g.now.Add(maxOutboxWait); next.After(last) {
+			next = last
+		}
 		for _, unit := range units {
 			if _, err := g.execN("putting off enrollment", g.w.s.deferOutbox, next.UnixMicro(), why, int64(unit)); err != nil {
 				return err

@@ -3,6 +3,7 @@ package ledger_test
 import (
 	"fmt"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"nameplate/records"
@@ -51,7 +52,7 @@ func TestOutbox(t *testing.T) {
 	}
 	want(due(now, 10), 2, 3)
 	want(due(later, 10), 2, 3, 0, 1)
-	if next, ok, err := l.OutboxNext(ctx, "customer-a"); err != nil || !ok || !next.Equal(start.Add(2*time.Second)) {
+	if next, ok, err := l.OutboxNext(ctx, "customer-a", now); err != nil || !ok || !next.Equal(start.Add(2*time.Second)) {
 		t.Errorf("next: %s, %t, %v", next, ok, err)
 	}
 
@@ -69,7 +70,7 @@ func TestOutbox(t *testing.T) {
 		t.Errorf("status: %+v", s)
 	}
 	do(t, l, about(units[3].ID, "", records.EnrollmentAccepted{RegistrationID: units[3].RegistrationID, ETag: "x"}))
-	if s := status(); s != (ledger.OutboxCount{Customer: "customer-a", Due: 2, Aside: 1, Accepted: 1, Next: later}) {
+	if s := status(); s != (ledger.OutboxCount{Customer: "customer-a", Due: 2, Aside: 1, Accepted: 1, Next: later, LastError: "429: too many requests"}) {
 		t.Errorf("status: %+v", s)
 	}
 
@@ -90,7 +91,7 @@ func TestOutbox(t *testing.T) {
 	if s := status(); s.Accepted != 2 || s.Due != 2 || s.Aside != 0 {
 		t.Errorf("status: %+v", s)
 	}
-	if _, ok, err := l.OutboxNext(ctx, "customer-b"); ok || err != nil {
+	if _, ok, err := l.OutboxNext(ctx, "customer-b", now); ok || err != nil {
 		t.Errorf("a customer without items has one due (%v)", err)
 	}
 	// No event, no item: the rules of the fold hold here too.
@@ -98,4 +99,75 @@ func TestOutbox(t *testing.T) {
 		t.Error("one enrollment was accepted twice")
 	}
 	checkAll(t, l)
+}
+
+// What is due does not hide because the clock ran ahead when it was released or
+// put off: no wait is that long.
+func TestOutboxAfterClockRanAhead(t *testing.T) {
+	synctest.Test(t, outboxAfterClockRanAhead)
+}
+
+func outboxAfterClockRanAhead(t *testing.T) {
+	right := time.Now()
+	now := right
+	l := openWith(t, ledger.Config{Path: create(t), Station: "line-1", Clock: func() time.Time { return now }})
+	do(t, l, orderOpened("wo-1", records.SymmetricKey, 10))
+	first := released(t, l, "wo-1", "mac-1")
+	if err := l.OutboxDefer(ctx, []records.UnitID{first.ID}, right.Add(time.Hour), "503: wait an hour"); err != nil {
+		t.Fatal(err)
+	}
+	now = right.AddDate(0, 2, 0)
+	ahead := released(t, l, "wo-1", "mac-2")
+	putOff := released(t, l, "wo-1", "mac-3")
+	if err := l.OutboxDefer(ctx, []records.UnitID{putOff.ID}, now.Add(time.Minute), "503: wait a minute"); err != nil {
+		t.Fatal(err)
+	}
+	now = right
+	due := func(limit int) string {
+		t.Helper()
+		items, err := l.OutboxDue(ctx, "customer-a", now, limit)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var ids []records.UnitID
+		for _, it := range items {
+			ids = append(ids, it.Unit)
+		}
+		return fmt.Sprint(ids)
+	}
+	next := func(want time.Time) {
+		t.Helper()
+		if at, some, err := l.OutboxNext(ctx, "customer-a", now); err != nil || !some || !at.Equal(want) {
+			t.Errorf("next: %s, %t, %v, want %s", at, some, err, want)
+		}
+		if s, err := l.OutboxStatus(ctx); err != nil || len(s) != 1 || !s[0].Next.Equal(want) {
+			t.Errorf("status: %+v, %v", s, err)
+		}
+	}
+	if got, want := due(10), fmt.Sprint([]records.UnitID{ahead.ID, putOff.ID}); got != want {
+		t.Errorf("due: %s, want %s", got, want)
+	}
+	if got, want := due(1), fmt.Sprint([]records.UnitID{ahead.ID}); got != want {
+		t.Errorf("due, at most one: %s, want %s", got, want)
+	}
+	next(now)
+	// Once tried, they wait like any other.
+	if err := l.OutboxDefer(ctx, []records.UnitID{ahead.ID, putOff.ID}, right.Add(2*time.Minute), "503: wait"); err != nil {
+		t.Fatal(err)
+	}
+	if got := due(10); got != "[]" {
+		t.Errorf("due: %s", got)
+	}
+	next(right.Add(2 * time.Minute))
+	// Nothing can be put off for longer than that.
+	if err := l.OutboxDefer(ctx, []records.UnitID{first.ID}, right.AddDate(0, 2, 0), "503: wait two months"); err != nil {
+		t.Fatal(err)
+	}
+	if got := due(10); got != "[]" {
+		t.Errorf("due: %s", got)
+	}
+	now = right.Add(2 * time.Hour)
+	if got, want := due(10), fmt.Sprint([]records.UnitID{ahead.ID, putOff.ID, first.ID}); got != want {
+		t.Errorf("due two hours later: %s, want %s", got, want)
+	}
 }

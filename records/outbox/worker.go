@@ -30,7 +30,7 @@ const (
 // Ledger is what the worker needs of *ledger.Ledger.
 type Ledger interface {
 	OutboxDue(ctx context.Context, customer string, now time.Time, limit int) ([]ledger.OutboxItem, error)
-	OutboxNext(ctx context.Context, customer string) (time.Time, bool, error)
+	OutboxNext(ctx context.Context, customer string, now time.Time) (time.Time, bool, error)
 	OutboxDefer(ctx context.Context, units []records.UnitID, next time.Time, why string) error
 	Unit(ctx context.Context, id records.UnitID) (records.Unit, error)
 	Do(ctx context.Context, decide func(records.View) ([]records.Draft, error)) ([]records.Event, error)
@@ -239,7 +239,7 @@ func (w *Worker) heldUntil() time.Time {
 
 // wait returns when there may be something to do.
 func (w *Worker) wait(ctx context.Context) error {
-	next, some, err := w.cfg.Ledger.OutboxNext(ctx, w.cfg.Customer)
+	next, some, err := w.cfg.Ledger.OutboxNext(ctx, w.cfg.Customer, time.Now())
 	if err != nil {
 		return fmt.Errorf("reading when the next is due: %w", err)
 	}

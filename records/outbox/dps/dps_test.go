@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
+	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/base64"
+	"encoding/hex"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
@@ -454,6 +456,50 @@ func TestNothingSecretIsRepeated(t *testing.T) {
 			t.Errorf("%d: %s", status, text)
 		}
 	}
+}
+
+// TestP5ETagIsNoKey: an etag is kept for later, in an event; one that could be a
+// key which the service repeats is not.
+func TestP5ETagIsNoKey(t *testing.T) {
+	it := symmetric(1)
+	it.Key = bytes.Repeat([]byte{0xd7}, 16)
+	base, url := base64.StdEncoding.EncodeToString(it.Key), base64.RawURLEncoding.EncodeToString(it.Key)
+	held := fmt.Sprintf(`{"type":"symmetricKey","symmetricKey":{"primaryKey":%q,"secondaryKey":%q}}`, base, secondaryOf(it))
+	for etag, kept := range map[string]bool{
+		`"13003fea-0000-0300-0000-62d1d5e50000"`: true,
+		`13003fea-0000-0300-0000-62d1d5e50000`:   true,
+		`W/"baf36b31ffd5"`:                       true,
+		`"AAAAAAFYHFo="`:                         true,
+		"":                                       false,
+		base:                                     false,
+		`"` + base + `"`:                         false,
+		url:                                      false,
+		hex.EncodeToString(it.Key):               false,
+		"e-" + base:                              false,
+		secondaryOf(it):                          false,
+		"a b":                                    false,
+		"e\n":                                    false,
+	} {
+		client := scripted(t, map[string]string{
+			"POST /enrollments":                               `{"isSuccessful":false,"errors":[{"registrationId":"dev:a001","errorCode":409001,"errorStatus":"exists"}]}`,
+			"GET /enrollments/dev:a001":                       fmt.Sprintf(`{"registrationId":"dev:a001","attestation":{"type":"symmetricKey"},"provisioningStatus":"enabled","etag":%q}`, etag),
+			"POST /enrollments/dev:a001/attestationmechanism": held,
+		})
+		want := ""
+		if kept {
+			want = etag
+		}
+		if a := push(t, client, it)[0]; a.Outcome != outbox.Accepted || a.ETag != want {
+			t.Errorf("etag %q: %+v %v", etag, a, a.Refusal)
+		}
+	}
+}
+
+// secondaryOf is the second key of the item's enrollment.
+func secondaryOf(it outbox.Item) string {
+	mac := hmac.New(sha256.New, it.Key)
+	mac.Write([]byte("nameplate secondary key 1\n" + it.RegistrationID))
+	return base64.StdEncoding.EncodeToString(mac.Sum(nil))
 }
 
 // TestIncompleteItem: an item that cannot be sent is refused, its neighbours go.

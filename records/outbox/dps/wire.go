@@ -198,8 +198,11 @@ func decodeBulk(body []byte, asked []outbox.Item) (map[string]bulkError, error) 
 	return errs, nil
 }
 
-// etagForm is what is kept of an etag: it is opaque, quoted or not.
-var etagForm = regexp.MustCompile(`^[!-~]{1,128}$`)
+// etagForm is what is kept of an etag: a short word or a GUID, quoted or not. That
+// is all the service is known to send, and nothing that long or of that form is a
+// symmetric key: the shortest has 22 characters in base64. Any other etag may be a
+// key that the service repeats, and is dropped.
+var etagForm = regexp.MustCompile(`^(W/)?"?([0-9A-Za-z+/=]{1,16}|[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{1,12})"?$`)
 
 // maxWords bounds what is shown of the service's own words, in characters.
 const maxWords = 200

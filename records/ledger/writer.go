@@ -56,7 +56,8 @@ func newWriter(ctx context.Context, l *Ledger, conn *sql.Conn, c Config, last ti
 	if err != nil {
 		return nil, err
 	}
-	w := &writer{l: l, clock: c.Clock, built: c.Built, conn: conn, s: s, last: last,
+	// The log that a dead process left may hold a destroyed secret.
+	w := &writer{l: l, clock: c.Clock, built: c.Built, conn: conn, s: s, last: last, scrub: true,
 		queue: make(chan *job), closing: make(chan struct{}), stopped: make(chan struct{})}
 	w.known.forget()
 	w.commit = func() error { return w.exec(s.commit) }
@@ -91,6 +92,10 @@ func (l *Ledger) submit(ctx context.Context, run func(*group) error) error {
 func (w *writer) loop() {
 	defer close(w.stopped)
 	for {
+		// If we stop before this, the next to open the ledger begins with it.
+		if w.scrub {
+			w.scrub = !w.emptyLog()
+		}
 		var first *job
 		select {
 		case first = <-w.queue:
@@ -104,9 +109,6 @@ func (w *writer) loop() {
 		}
 		if w.l.broken.Load() {
 			return
-		}
-		if w.scrub {
-			w.scrub = !w.emptyLog()
 		}
 	}
 }

@@ -2,6 +2,7 @@ package records
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -105,7 +106,8 @@ func applyUnit(u Unit, e Event, b Body) (Unit, error) {
 			}
 			u.ID, u.State = e.Unit, Seen
 		}
-		u.Family, u.Chip, u.Hardware, u.Passage = b.Family, b.Chip, b.Hardware, e.Passage
+		u.Family, u.Chip, u.Passage = b.Family, b.Chip, e.Passage
+		u.Hardware = mergeHardware(u.Hardware, b.Hardware)
 		return u, nil
 
 	case UnitRefused, UnitFailed:
@@ -252,6 +254,18 @@ func applyUnit(u Unit, e Event, b Body) (Unit, error) {
 		return u, nil
 	}
 	return u, fmt.Errorf("this is not about a unit")
+}
+
+// mergeHardware is what was read now, and what was read at another time under
+// other kinds: a reading that lacks an ID does not take it from the unit.
+func mergeHardware(was, now []HardwareID) []HardwareID {
+	all := append([]HardwareID(nil), now...)
+	for _, h := range was {
+		if !slices.ContainsFunc(now, func(n HardwareID) bool { return n.Kind == h.Kind }) {
+			all = append(all, h)
+		}
+	}
+	return all
 }
 
 // missingItems names those of want that found does not hold; an empty want is

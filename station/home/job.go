@@ -34,7 +34,7 @@ func (h *Home) Jobs(drivers map[string]flasher.Driver) func(context.Context, str
 		ms := func(n int64) time.Duration { return time.Duration(n) * time.Millisecond }
 		l := opened.Limits
 		return line.Job{Order: id, Driver: driver, Options: product.Options(),
-			Organization: product.Certificate.Organization, ValidDays: opened.Terms.ValidDays,
+			Organization: product.Certificate.Organization, ValidDays: opened.Terms.ValidDays, Issuer: opened.Terms.Issuer,
 			Limits: line.Limits{Identify: ms(l.Identify), Write: ms(l.Write), Verify: ms(l.Verify), Passage: ms(l.Passage)}}, nil
 	}
 }

@@ -221,7 +221,7 @@ func (s *station) job(ctx context.Context, id string) (line.Job, error) {
 	if o.ID == "" {
 		return line.Job{}, &records.Refusal{Code: "order-unknown", Sentence: fmt.Sprintf("There is no order %q.", id), Next: "See 'station order list'."}
 	}
-	return line.Job{Order: id, Driver: s.driver, ValidDays: o.Terms.ValidDays, Organization: "factory.example", Limits: s.limits,
+	return line.Job{Order: id, Driver: s.driver, ValidDays: o.Terms.ValidDays, Issuer: o.Terms.Issuer, Organization: "factory.example", Limits: s.limits,
 		Options: flasher.Options{Chip: s.chip, Baud: 460800, Store: flasher.Store{Format: "nvs", Partition: "nvs", Namespace: "identity",
 			Keys: map[string]string{flasher.ItemRegistrationURL: "reg_url", flasher.ItemIDScope: "id_scope", flasher.ItemRegistrationID: "reg_id",
 				flasher.ItemSymmetricKey: "sym_key", flasher.ItemCertificate: "cert", flasher.ItemPrivateKey: "priv_key"}}}}, nil

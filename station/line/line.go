@@ -43,6 +43,7 @@ type Job struct {
 	Options      flasher.Options
 	Organization string // of the leaf's subject
 	ValidDays    int    // of the leaf
+	Issuer       string // SHA-256 of the CA's certificate that the order was opened with; for x509
 	Limits       Limits
 }
 

@@ -249,6 +249,26 @@ func TestP1SameBoardInTwoSlots(t *testing.T) {
 	s.oneIdentity(order, 1)
 }
 
+// A certificate of another CA than the order was opened with reaches no board.
+func TestIssuerIsTheOrders(t *testing.T) {
+	s := newStation(t, &fakeDriver{})
+	order := s.order(records.X509, 1)
+	from := s.size()
+	w := s.slot("slot-1", at(newBoard("a")), func(c *line.Config) {
+		jobs := c.Jobs
+		c.Jobs = func(ctx context.Context, id string) (line.Job, error) {
+			job, err := jobs(ctx, id)
+			job.Issuer = "the digest of an older CA"
+			return job, err
+		}
+	})
+	p := path(records.X509)
+	s.wantRefusal(w.pass(order), from, refusal{records.Error, "issuer-changed",
+		"The issuing CA of " + customer + " is not the one that order " + order + " was opened with.",
+		"Close the order and open a new one, or put the CA back.",
+		slices.Concat(p[:slices.Index(p, "identity.claimed")+1], unread[1:])})
+}
+
 // What other parts refuse reaches the operator in their words; what breaks
 // without words gets some.
 func TestP10WhatOthersSay(t *testing.T) {

@@ -118,7 +118,7 @@ func TestProblems(t *testing.T) {
 		{station, stationYAML, "# nothing\n", `station.yaml:1: the file is empty; expected keys and values; copy one from the examples in configs/`},
 		{station, "operator: badge-1\n", "operator: badge-1\n---\n", `station.yaml:5: a second document starts here; expected one document in a file; move it to a file of its own`},
 		{station, "listen: 127", "listen: [127", `station.yaml:3: this is not YAML: ',' or ']' must be specified; expected lines of the form key: value, indented with spaces; correct the line or the one before it`},
-		{station, stationYAML, "just text", `station.yaml:1: the file is "just text"; expected a section of keys and values; correct the value`},
+		{station, stationYAML, "just text", `station.yaml:1: the file is one piece of text; expected a section of keys and values; correct the value`},
 		{station, stationYAML, "a: " + strings.Repeat("x", 70000), `station.yaml:1: the file has more than 32768 bytes; expected a hand-written settings file; check that it is the right one`},
 
 		// Keys and types.

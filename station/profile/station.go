@@ -23,7 +23,7 @@ type Station struct {
 	// Name stands in every event and on every checkpoint, and cannot change once
 	// the ledger exists. 1 to 32 lower-case letters, digits and inner hyphens.
 	Name string `yaml:"name"`
-	// Listen is where the API and the operator page are served: a loopback
+	// Listen is where the API is served to look at: a loopback
 	// address and a port (0: a free one). Default 127.0.0.1:7440. Other addresses
 	// are refused as long as callers are not told apart.
 	Listen string `yaml:"listen,optional"`

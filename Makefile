@@ -16,7 +16,8 @@ FOLDERS := station flasher ca records fixtures
 MAINS := ./station ./fixtures/simline
 # The clock may not be behind this; see clock.stepped.
 BUILT = $(shell date -u +%Y-%m-%dT%H:%M:%SZ)
-BUILD = CGO_ENABLED=0 go build -trimpath -ldflags "-X main.built=$(BUILT)"
+VERSION = $(shell git describe --always --dirty 2>/dev/null || echo dev)
+BUILD = CGO_ENABLED=0 go build -trimpath -ldflags "-X main.built=$(BUILT) -X main.version=$(VERSION)"
 
 STATICCHECK := go run honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOVULNCHECK := go run golang.org/x/vuln/cmd/govulncheck@v1.9.0

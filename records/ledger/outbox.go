@@ -147,6 +147,18 @@ func (l *Ledger) OutboxDefer(ctx context.Context, units []records.UnitID, next t
 	})
 }
 
+// OutboxNote sets the LastError of a customer who has had items, none of which was
+// tried.
+func (l *Ledger) OutboxNote(ctx context.Context, customer, why string) error {
+	return l.submit(ctx, func(g *group) error {
+		// Too rare to be prepared.
+		if _, err := g.w.conn.ExecContext(background, "UPDATE outbox_customers SET last_error = ? WHERE customer = ?", why, customer); err != nil {
+			return refuse("noting trouble", err)
+		}
+		return nil
+	})
+}
+
 // OutboxRetry makes an item that was set aside due again, now.
 func (l *Ledger) OutboxRetry(ctx context.Context, unit records.UnitID) error {
 	return l.submit(ctx, func(g *group) error {

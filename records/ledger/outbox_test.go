@@ -91,6 +91,18 @@ func TestOutbox(t *testing.T) {
 	if s := status(); s.Accepted != 2 || s.Due != 2 || s.Aside != 0 {
 		t.Errorf("status: %+v", s)
 	}
+	if err := l.OutboxNote(ctx, "customer-a", "its file is gone"); err != nil {
+		t.Fatal(err)
+	}
+	if s := status(); s.LastError != "its file is gone" {
+		t.Errorf("status: %+v", s)
+	}
+	if err := l.OutboxNote(ctx, "customer-b", "its file is gone"); err != nil {
+		t.Fatal(err)
+	}
+	if s := status(); s.Customer != "customer-a" { // and nobody else
+		t.Errorf("status: %+v", s)
+	}
 	if _, ok, err := l.OutboxNext(ctx, "customer-b", now); ok || err != nil {
 		t.Errorf("a customer without items has one due (%v)", err)
 	}

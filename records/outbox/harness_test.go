@@ -37,11 +37,17 @@ func openLedger(t testing.TB, path string) *ledger.Ledger {
 	_, err = l.Do(t.Context(), func(v records.View) ([]records.Draft, error) {
 		return []records.Draft{{Actor: actor, Order: "order-1", Body: records.OrderOpened{ID: "order-1", Customer: "customer-a",
 			Product: "sensor", Quota: 1_000_000, SerialFormat: "A%06d", SerialFirst: 1, ValidUntil: v.Now().AddDate(1, 0, 0),
-			Terms: records.Terms{Attestation: records.SymmetricKey, RegistrationID: "dev-{serial}"}}}}, nil
+			Terms: records.Terms{Attestation: records.SymmetricKey, RegistrationID: "dev-{serial}", RegistrationURL: registrationURL, IDScope: idScope}}}}, nil
 	})
 	must(t, err)
 	return l
 }
+
+// What customer-a said when the order was opened.
+const (
+	registrationURL = "register.example"
+	idScope         = "0ne0000000A"
+)
 
 // release takes n units with sealed keys through the line; their IDs.
 func release(t testing.TB, l *ledger.Ledger, n int) []records.UnitID {
@@ -120,6 +126,7 @@ func keyOf(ref string) string { return "key of " + ref }
 type vault struct {
 	mu        sync.Mutex
 	locked    bool
+	revealed  int    // keys so far
 	exchanged string // the reference whose key somebody exchanged
 }
 
@@ -129,6 +136,7 @@ func (v *vault) Reveal(_ context.Context, ref string) ([]byte, error) {
 	if v.locked {
 		return nil, errors.New("the station is locked")
 	}
+	v.revealed++
 	if ref == v.exchanged {
 		return []byte("my own key"), nil
 	}
@@ -213,7 +221,14 @@ type bench struct {
 	service *service
 	worker  *outbox.Worker
 	units   []records.UnitID
+	halt    func() error
 	stop    func() error
+}
+
+// config is that of a worker whose customer has changed nothing.
+func (b *bench) config() outbox.Config {
+	return outbox.Config{Customer: "customer-a", RegistrationURL: registrationURL, IDScope: idScope,
+		Ledger: b.ledger, Secrets: b.vault, Pusher: b.service, Pace: b.service.pace, Actor: actor}
 }
 
 // start makes units and runs a worker over them; perMinute is the service's rate.
@@ -222,21 +237,29 @@ func start(t testing.TB, units, perMinute int, edit func(*bench, *outbox.Config)
 	b := &bench{t: t, vault: &vault{}, ledger: openLedger(t, filepath.Join(t.TempDir(), "ledger.db"))}
 	b.units = release(t, b.ledger, units)
 	b.service = &service{pace: outbox.NewPace(perMinute), known: make(map[records.UnitID]string)}
-	cfg := outbox.Config{Customer: "customer-a", Ledger: b.ledger, Secrets: b.vault, Pusher: b.service, Pace: b.service.pace, Actor: actor}
+	cfg := b.config()
 	if edit != nil {
 		edit(b, &cfg)
 	}
-	b.worker = outbox.New(cfg)
-	ctx, cancel := context.WithCancel(t.Context())
-	ended := make(chan error, 1)
-	go func() { ended <- b.worker.Run(ctx) }()
+	b.run(cfg)
 	b.stop = sync.OnceValue(func() error {
-		cancel()
-		err := <-ended
+		err := b.halt()
 		must(t, b.ledger.Close())
 		return err
 	})
 	return b
+}
+
+// run starts a worker; halt ends it and returns how it ended.
+func (b *bench) run(cfg outbox.Config) {
+	b.worker = outbox.New(cfg)
+	ctx, cancel := context.WithCancel(b.t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- b.worker.Run(ctx) }()
+	b.halt = func() error {
+		cancel()
+		return <-ended
+	}
 }
 
 func (b *bench) status() ledger.OutboxCount {

@@ -25,6 +25,10 @@ const (
 	// ledgerPause is the wait after the ledger could not be read or written
 	// (a full disk, say) before the next attempt.
 	ledgerPause = 5 * time.Second
+	// changedPause is the wait of an item whose customer's settings have changed.
+	// They are read when the station starts: to look more often only wears the
+	// disk, and after a restart nobody should wait long.
+	changedPause = 10 * time.Minute
 )
 
 // Ledger is what the worker needs of *ledger.Ledger.
@@ -45,9 +49,13 @@ type Secrets interface {
 // Config is what a worker is made of; every field is needed, but Log.
 type Config struct {
 	Customer string
-	Ledger   Ledger
-	Secrets  Secrets
-	Pusher   Pusher
+	// RegistrationURL and IDScope go with Pusher's service. A unit that was made
+	// for others waits until the customer's settings are restored.
+	RegistrationURL, IDScope string
+
+	Ledger  Ledger
+	Secrets Secrets
+	Pusher  Pusher
 	// Pace is the one that Pusher waits for before each operation; workers whose
 	// customers share a service share it. The worker holds it back when the
 	// service asks for that. Other trouble holds back this worker alone.
@@ -292,16 +300,22 @@ func (w *Worker) push(ctx context.Context, group []ledger.OutboxItem) error {
 	return w.answered(ctx, ready, answers)
 }
 
-// prepare reads the units and opens their secrets. Items whose secret cannot be
-// opened now are put off here; one whose secret is not its own is set aside.
+// prepare reads the units and opens their secrets. Put off here are items that are
+// meant for another service, and those whose secret cannot be opened now; one
+// whose secret is not its own is set aside.
 func (w *Worker) prepare(ctx context.Context, group []ledger.OutboxItem) (items []Item, ready []ledger.OutboxItem, err error) {
 	var sealed []ledger.OutboxItem
 	var why error
 	exchanged := make(map[records.UnitID]records.Body)
+	moved := make(map[string][]ledger.OutboxItem) // by what is said of them
 	for _, due := range group {
 		u, err := w.cfg.Ledger.Unit(ctx, due.Unit)
 		if err != nil {
 			return items, ready, fmt.Errorf("reading unit %s: %w", due.Unit, err)
+		}
+		if u.IDScope != w.cfg.IDScope || u.RegistrationURL != w.cfg.RegistrationURL {
+			moved[w.changed(u)] = append(moved[w.changed(u)], due)
+			continue
 		}
 		it := Item{Unit: u.ID, RegistrationID: u.RegistrationID, Attestation: u.Attestation}
 		if u.Cert != nil {
@@ -330,10 +344,23 @@ func (w *Worker) prepare(ctx context.Context, group []ledger.OutboxItem) (items 
 	if err := w.record(ctx, group, exchanged); err != nil {
 		return items, ready, err
 	}
+	for why, some := range moved {
+		if err := w.putOff(ctx, some, time.Now().Add(changedPause), why); err != nil {
+			return items, ready, err
+		}
+	}
 	if len(sealed) == 0 {
 		return items, ready, nil
 	}
 	return items, ready, w.putOff(ctx, sealed, time.Now().Add(backoff(sealed[0].Tries)), why.Error())
+}
+
+// changed says for what the unit was made. The service that the settings now name
+// may be somebody else's.
+func (w *Worker) changed(u records.Unit) string {
+	return fmt.Sprintf("customer-changed: The unit was made for ID scope %s at %s; the customer's file now says %s at %s."+
+		" Restore the customer's file, or make the new service a customer of its own; then start the station again.",
+		u.IDScope, u.RegistrationURL, w.cfg.IDScope, w.cfg.RegistrationURL)
 }
 
 // putOff counts a try for each item and says when the next may be.

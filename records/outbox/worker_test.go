@@ -283,6 +283,45 @@ func TestP5ExchangedSecretIsNotEnrolled(t *testing.T) {
 	})
 }
 
+// TestCustomerChanged: the units hold what the customer said when their order was
+// opened; to a service that goes with something else they are not told. They wait
+// in sight, and go once the customer's file says it again.
+func TestCustomerChanged(t *testing.T) {
+	for name, tt := range map[string]struct {
+		edit func(*outbox.Config)
+		says string
+	}{
+		"ID scope": {func(c *outbox.Config) { c.IDScope = "0ne0000000B" },
+			"customer-changed: The unit was made for ID scope 0ne0000000A at register.example; the customer's file now says 0ne0000000B at register.example." +
+				" Restore the customer's file, or make the new service a customer of its own; then start the station again."},
+		"registration URL": {func(c *outbox.Config) { c.RegistrationURL = "elsewhere.example" },
+			"customer-changed: The unit was made for ID scope 0ne0000000A at register.example; the customer's file now says 0ne0000000A at elsewhere.example." +
+				" Restore the customer's file, or make the new service a customer of its own; then start the station again."},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := start(t, 25, 6000, func(_ *bench, c *outbox.Config) { tt.edit(c) })
+				pass(24 * time.Hour)
+				if s := b.status(); len(b.service.times()) != 0 || s.Due != 25 || s.Aside != 0 || s.LastError != tt.says {
+					t.Errorf("%d calls, status %+v", len(b.service.times()), s)
+				}
+				// The file is restored, the station started again.
+				must(t, b.halt())
+				if b.vault.revealed != 0 {
+					t.Errorf("%d keys were revealed", b.vault.revealed)
+				}
+				b.run(b.config())
+				pass(changedWait)
+				b.wantAccepted()
+				must(t, b.stop())
+			})
+		})
+	}
+}
+
+// changedWait is more than what an item waits whose customer's file has changed.
+const changedWait = 11 * time.Minute
+
 // failing is a ledger whose Do fails n times, before or after it has worked.
 type failing struct {
 	*ledger.Ledger

@@ -54,8 +54,9 @@ type daemon struct {
 	hub      web.Hub
 	slots    []*line.Slot
 	workers  map[string]*outbox.Worker
-	opening  sync.Mutex    // one unlock at a time
-	unlocked chan struct{} // closed by the first that succeeds
+	unpushed map[string]error // why a customer has no worker
+	opening  sync.Mutex       // one unlock at a time
+	unlocked chan struct{}    // closed by the first that succeeds
 }
 
 // Run serves until ctx ends, or until the ledger fails: then its error says so,
@@ -66,7 +67,7 @@ func Run(ctx context.Context, c Config) error {
 		return err
 	}
 	defer h.Close()
-	d := &daemon{Config: c, home: h, ledger: lineLedger{h.Ledger}, workers: map[string]*outbox.Worker{}, unlocked: make(chan struct{})}
+	d := &daemon{Config: c, home: h, ledger: lineLedger{h.Ledger}, workers: map[string]*outbox.Worker{}, unpushed: map[string]error{}, unlocked: make(chan struct{})}
 	if err := d.makeSlots(); err != nil {
 		return err
 	}
@@ -79,6 +80,9 @@ func Run(ctx context.Context, c Config) error {
 	defer loopback.Close()
 	// Calls that come from here on are answered when this is done.
 	if err := d.settle(ctx); err != nil {
+		return err
+	}
+	if err := d.noteUnpushed(ctx); err != nil {
 		return err
 	}
 	group, ctx := errgroup.WithContext(ctx)
@@ -241,10 +245,4 @@ func (d *daemon) work(ctx context.Context) error {
 		group.Go(func() error { return w.Run(ctx) })
 	}
 	return group.Wait()
-}
-
-func (d *daemon) kick(customer string) {
-	if w := d.workers[customer]; w != nil {
-		w.Kick()
-	}
 }

@@ -185,6 +185,11 @@ func TestDay(t *testing.T) {
 	if err := d.Unlock(ctx, word); !errors.As(err, &again) || again.Code != "station-unlocked" {
 		t.Errorf("unlocking again: %v", err)
 	}
+	list, err := d.Pushes(ctx)
+	must(t, err)
+	if len(list) != 1 || list[0].Due != 1 || !strings.Contains(list[0].LastError, "reading service roots") {
+		t.Errorf("push status: %+v", list)
+	}
 	must(t, d.stop())
 	if log := d.log.String(); !strings.Contains(log, "enrollments wait until this is mended") || strings.Contains(log, word) {
 		t.Errorf("the log:\n%s", log)
@@ -238,6 +243,71 @@ func TestPassagesLeftOpen(t *testing.T) {
 			t.Errorf("the order counts %d passages as ERROR", o.Errors)
 		}
 	})
+}
+
+// Enrollments of a customer for whom nothing can be pushed are not forgotten: the
+// log and 'push status' say why they wait, from the start and when more come.
+func TestCustomerWithoutPusher(t *testing.T) {
+	for name, tt := range map[string]struct {
+		spoil func(dir string)
+		says  string
+	}{
+		"settings that cannot be used": {func(string) {}, "reading service roots"},
+		"no file any more": {func(dir string) { must(t, os.Remove(filepath.Join(dir, "customers/customer-a.yaml"))) },
+			"customer-missing: There is no file customers/customer-a.yaml any more."},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := folder(t, "127.0.0.1:1", "127.0.0.1:0")
+			work(t, dir, func(h *home.Home) { release(t, h, "7c:df:a1:00:00:01") })
+			tt.spoil(dir)
+			d := start(t, daemon.Config{Dir: dir})
+			list, err := d.Pushes(t.Context())
+			must(t, err)
+			if len(list) != 1 || list[0].Due != 1 || !strings.Contains(list[0].LastError, tt.says) {
+				t.Errorf("push status: %+v", list)
+			}
+			must(t, d.stop())
+			if log := d.log.String(); !strings.Contains(log, "enrollments wait until this is mended") || !strings.Contains(log, `"customer":"customer-a"`) {
+				t.Errorf("the log:\n%s", log)
+			}
+		})
+	}
+}
+
+// release takes a unit of order WO-1 through the ledger.
+func release(t *testing.T, h *home.Home, mac string) {
+	t.Helper()
+	record := func(d ...records.Draft) records.Event {
+		t.Helper()
+		events, err := h.Ledger.Do(t.Context(), func(records.View) ([]records.Draft, error) { return d, nil })
+		must(t, err)
+		return events[0]
+	}
+	draft := records.Draft{Actor: h.Actor(), Order: "WO-1", Passage: records.NewPassage}
+	with := func(b records.Body) records.Draft {
+		d := draft
+		d.Body = b
+		return d
+	}
+	draft.Passage = record(with(records.PassageOpened{Slot: "a1"})).Passage
+	draft.Unit = records.NewUnit
+	draft.Unit = record(with(records.UnitIdentified{Family: "espressif", Chip: "ESP32-C3", Hardware: []records.HardwareID{{Kind: "mac", Value: mac}}})).Unit
+	items := []records.Item{{Name: "registration_id", SHA256: "ab", How: "bytes"}}
+	var id string
+	_, err := h.Ledger.Do(t.Context(), func(v records.View) ([]records.Draft, error) {
+		u, err := v.Unit(draft.Unit)
+		if err != nil {
+			return nil, err
+		}
+		claim, _, err := records.Claim(v, u, "WO-1")
+		id = claim.RegistrationID
+		return []records.Draft{with(claim)}, err
+	})
+	must(t, err)
+	sealed := with(records.SecretSealed{Ref: "ref-" + id, What: "symmetric key"})
+	sealed.Sealed = []byte("sealed")
+	record(sealed, with(records.WriteBegun{Manifest: items}), with(records.UnitVerified{Found: items}), with(records.UnitPassed{}),
+		with(records.UnitReleased{RegistrationID: id}), with(records.PassageClosed{Slot: "a1", Verdict: records.Pass}))
 }
 
 // What stops a station from starting is refused before anything is recorded, and

@@ -219,6 +219,10 @@ func TestOutage(t *testing.T) {
 						t.Errorf("call %d came %s after the one before", i, gap)
 					}
 				}
+				// Another customer of the same service is held back only when the service asks.
+				if held := !b.service.pace.Held().IsZero(); held != (kind == outbox.Throttled) {
+					t.Errorf("the pace that others share was held: %t", held)
+				}
 				if s := b.status(); s.Due != 60 || s.Aside != 0 || s.Accepted != 0 || s.LastError == "" {
 					t.Errorf("status = %+v", s)
 				}

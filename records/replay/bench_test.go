@@ -191,6 +191,16 @@ func (s *endless) OwnerRows(context.Context) iter.Seq2[ledger.OwnerRow, error] {
 	}
 }
 
+func (s *endless) SealRows(context.Context) iter.Seq2[ledger.SealRow, error] {
+	return func(func(ledger.SealRow, error) bool) {}
+}
+
+func (s *endless) OutboxRows(context.Context) iter.Seq2[ledger.OutboxRow, error] {
+	return func(func(ledger.OutboxRow, error) bool) {}
+}
+
+func (s *endless) OutboxStatus(context.Context) ([]ledger.OutboxCount, error) { return nil, nil }
+
 func (s *endless) OrderRows(context.Context) iter.Seq2[ledger.OrderRow, error] {
 	return func(func(ledger.OrderRow, error) bool) {}
 }

@@ -204,6 +204,7 @@ func (r *run) judge(x *read, last records.Event) {
 			bad("the unit is not known yet", "a unit made known before", e.Unit.String())
 		}
 	}
+	r.seal(e)
 	in, open := r.passages[e.Passage]
 	if err := records.CheckPassage(e, open, in); err != nil {
 		bad(err.Error(), "", "")

@@ -6,7 +6,10 @@
 // owner, that orders keep their quota, and that the Merkle tree over the stored
 // bytes has the roots that checkpoints were signed over. The second pass folds
 // each unit's events with the function that the line itself uses, and holds the
-// result against the stored row, byte for byte.
+// result against the stored row, byte for byte. What lies beside the log, sealed
+// secrets and the outbox, is compared as far as it follows from the events. That
+// a secret's sealed bytes were swapped only who can open them sees, by the salted
+// hash in its event; whoever uses a secret looks first.
 //
 // Replay sees what contradicts itself or a signature. Somebody who holds the
 // station's key can write a whole new history; only a checkpoint kept elsewhere
@@ -41,6 +44,9 @@ type Source interface {
 	OrderRows(ctx context.Context) iter.Seq2[ledger.OrderRow, error]
 	OwnerRows(ctx context.Context) iter.Seq2[ledger.OwnerRow, error]
 	UnitLeaves(ctx context.Context) iter.Seq2[ledger.UnitLeaf, error]
+	SealRows(ctx context.Context) iter.Seq2[ledger.SealRow, error]
+	OutboxRows(ctx context.Context) iter.Seq2[ledger.OutboxRow, error]
+	OutboxStatus(ctx context.Context) ([]ledger.OutboxCount, error)
 }
 
 // Check judges one event beyond what its fold can: a certificate's signature,
@@ -73,14 +79,17 @@ func Run(ctx context.Context, src Source, o Options) (Report, error) {
 		o.Progress = func(Progress) {}
 	}
 	started := time.Now()
-	r := &run{src: src, options: o, names: newNames(), orders: map[string]records.Order{}, passages: map[records.PassageID]records.UnitID{},
-		report: Report{Station: src.Station(), Origin: src.Origin()}}
+	r := &run{src: src, options: o, names: newNames(), seals: newNames(), orders: map[string]records.Order{}, passages: map[records.PassageID]records.UnitID{},
+		accepted: map[string]int64{}, report: Report{Station: src.Station(), Origin: src.Origin()}}
 	if err := r.history(ctx); err != nil {
 		return Report{}, fmt.Errorf("replaying events: %w", err)
 	}
 	r.report.EventsTook = time.Since(started)
 	if err := r.projections(ctx); err != nil {
 		return Report{}, fmt.Errorf("comparing orders and names: %w", err)
+	}
+	if err := r.sealed(ctx); err != nil {
+		return Report{}, fmt.Errorf("comparing sealed secrets: %w", err)
 	}
 	started = time.Now()
 	if err := r.units(ctx); err != nil {
@@ -96,16 +105,18 @@ type run struct {
 	src     Source
 	options Options
 	report  Report
-	mu      sync.Mutex // of report's findings
+	mu      sync.Mutex // of report's findings, and of accepted
 
 	tree     tree
 	names    *names
+	seals    *names // see sealSpace
 	orders   map[string]records.Order
 	passages map[records.PassageID]records.UnitID // open ones, and the unit in each, 0 if none yet
 
 	aboutUnits int64            // events that name a unit
 	folded     atomic.Int64     // events that were found through their units
 	known      []records.UnitID // the units, in the order in which they became known
+	accepted   map[string]int64 // enrollments, by customer of a released unit
 }
 
 func (r *run) found(event int64, what, expected, found string) {

@@ -70,14 +70,16 @@ func (r *run) projections(ctx context.Context) error {
 	return nil
 }
 
-// stored is a unit as stored: its row and its events.
+// stored is a unit as stored: its row, its events, and its enrollment if it is in
+// the outbox.
 type stored struct {
 	row    ledger.UnitRow
 	events []ledger.UnitLeaf
+	outbox *ledger.OutboxRow
 }
 
-// units is the second pass: each unit by itself. One goroutine reads the rows
-// and the events side by side, both by unit; all cores decode, fold and compare.
+// units is the second pass: each unit by itself. One goroutine reads the rows,
+// the events and the outbox side by side, all by unit; all cores decode, fold and compare.
 func (r *run) units(ctx context.Context) error {
 	work := make(chan stored, 2*runtime.GOMAXPROCS(0))
 	var workers sync.WaitGroup
@@ -96,14 +98,17 @@ func (r *run) units(ctx context.Context) error {
 	}
 	if folded := r.folded.Load(); folded != r.aboutUnits {
 		r.found(0, "events about units are not found through their units", fmt.Sprint(r.aboutUnits), fmt.Sprint(folded))
+		return nil // without them counts mean nothing
 	}
-	return nil
+	return r.counts(ctx)
 }
 
 func (r *run) readUnits(ctx context.Context, work chan<- stored) error {
 	next, stop := iter.Pull2(r.src.UnitLeaves(ctx))
 	defer stop()
 	leaf, err, more := next()
+	o, stopOutbox := newOutbox(r.src.OutboxRows(ctx))
+	defer stopOutbox()
 	total := int64(len(r.known))
 	for row, rowErr := range r.src.UnitRows(ctx) {
 		if rowErr != nil {
@@ -118,6 +123,12 @@ func (r *run) readUnits(ctx context.Context, work chan<- stored) error {
 		}
 		r.known = r.known[1:]
 		s := stored{row: row}
+		if err := r.strays(o, func(id records.UnitID) bool { return id < row.ID }); err != nil {
+			return err
+		}
+		if s.outbox, err = o.take(func(id records.UnitID) bool { return id == row.ID }); err != nil {
+			return err
+		}
 		for ; more && err == nil && leaf.Unit <= row.ID; leaf, err, more = next() {
 			if leaf.Unit == row.ID {
 				s.events = append(s.events, leaf)
@@ -137,7 +148,7 @@ func (r *run) readUnits(ctx context.Context, work chan<- stored) error {
 	for len(r.known) > 0 {
 		r.missingUnit()
 	}
-	return nil
+	return r.strays(o, func(records.UnitID) bool { return true })
 }
 
 func (r *run) missingUnit() {
@@ -159,6 +170,7 @@ func (r *run) unit(s stored) {
 			r.found(e.Seq, "the event is stored with another unit's", e.Unit.String(), row.ID.String())
 			continue
 		}
+		r.missingSeal(e)
 		if err := r.claim(u, e); err != nil {
 			r.found(e.Seq, err.Error(), "", "")
 		}
@@ -177,6 +189,7 @@ func (r *run) unit(s stored) {
 	if !bytes.Equal(body, row.Body) {
 		r.found(0, fmt.Sprintf("the stored state of unit %s is not what its events make", row.ID), string(body), string(row.Body))
 	}
+	r.enrollment(row.ID, u, s.outbox)
 	columns := func(order, customer string, state records.UnitState) string {
 		return fmt.Sprintf("order %q, customer %q, state %q", order, customer, state)
 	}

@@ -360,8 +360,10 @@ func TestResultCannotBeRecorded(t *testing.T) {
 				pass(time.Minute)
 				b.wantAccepted()
 				accepted := b.events(b.units[0])[0].(records.EnrollmentAccepted)
-				if want := map[bool]int{false: 3, true: 1}[applied]; len(b.service.times()) != want || accepted.Found == applied {
-					t.Errorf("%d calls, want %d; event %+v", len(b.service.times()), want, accepted)
+				// What was not recorded is pushed again, and found: three calls, more if
+				// the items do not all come due at one moment. What was recorded is not.
+				if calls := len(b.service.times()); applied && calls != 1 || !applied && calls < 3 || accepted.Found == applied {
+					t.Errorf("applied %t: %d calls, event %+v", applied, calls, accepted)
 				}
 				must(t, b.stop())
 			})

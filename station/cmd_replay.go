@@ -51,7 +51,10 @@ func (c *replayCmd) Run(g *globals) error {
 	if c.JSON {
 		encoder := json.NewEncoder(g.out)
 		encoder.SetIndent("", "  ")
-		if err := encoder.Encode(&r); err != nil {
+		if err := encoder.Encode(struct {
+			*replay.Report
+			Caveats []string `json:"caveats"`
+		}{&r, r.Caveats()}); err != nil {
 			return fmt.Errorf("printing the report: %w", err)
 		}
 	} else {

@@ -80,7 +80,7 @@ func Run(ctx context.Context, src Source, o Options) (Report, error) {
 	}
 	started := time.Now()
 	r := &run{src: src, options: o, names: newNames(), seals: newNames(), orders: map[string]records.Order{}, passages: map[records.PassageID]records.UnitID{},
-		accepted: map[string]int64{}, report: Report{Station: src.Station(), Origin: src.Origin()}}
+		accepted: map[string]int64{}, report: Report{Station: src.Station(), Origin: src.Origin(), Findings: []Finding{}}}
 	if err := r.history(ctx); err != nil {
 		return Report{}, fmt.Errorf("replaying events: %w", err)
 	}

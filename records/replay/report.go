@@ -12,10 +12,10 @@ import (
 
 // Finding is one thing that is not as it must be.
 type Finding struct {
-	Event    int64  // the event's number; 0 if it is about no single event
-	What     string // in plain words
-	Expected string
-	Found    string
+	Event    int64  `json:"event,omitempty"` // the event's number; 0 if it is about no single event
+	What     string `json:"what"`            // in plain words
+	Expected string `json:"expected,omitempty"`
+	Found    string `json:"found,omitempty"`
 }
 
 func (f Finding) String() string {
@@ -36,29 +36,29 @@ const maxFindings = 1000
 
 // Report is what a replay found.
 type Report struct {
-	Station string
-	Origin  string
-	Events  int64
-	Root    tlog.Hash // computed from the stored bytes
-	Units   int64
-	Orders  int
-	Names   int64 // that are owned at the end
+	Station string    `json:"station"`
+	Origin  string    `json:"origin"`
+	Events  int64     `json:"events"`
+	Root    tlog.Hash `json:"root"` // computed from the stored bytes
+	Units   int64     `json:"units"`
+	Orders  int       `json:"orders"`
+	Names   int64     `json:"names"` // that are owned at the end
 	// Checkpoints is how many stored ones agree; Signed the size of the largest
 	// of them whose signature was checked.
-	Checkpoints int
-	Signed      int64
+	Checkpoints int   `json:"checkpoints"`
+	Signed      int64 `json:"signed"`
 	// Outside is the size of the checkpoint kept elsewhere, if it agrees.
-	Outside int64
+	Outside int64 `json:"outside,omitempty"`
 	// Checked is how many events went through Options.Checks.
-	Checked int64
+	Checked int64 `json:"checked"`
 
-	Findings []Finding // in the order of the events, at most maxFindings
-	More     int       // findings beyond those
+	Findings []Finding `json:"findings"`       // in the order of the events, at most maxFindings
+	More     int       `json:"more,omitempty"` // findings beyond those
 
-	EventsTook time.Duration
-	UnitsTook  time.Duration
+	EventsTook time.Duration `json:"-"`
+	UnitsTook  time.Duration `json:"-"`
 	// ChecksTook is the time spent in Options.Checks, all cores added up.
-	ChecksTook time.Duration
+	ChecksTook time.Duration `json:"-"`
 
 	keyless bool // no Verifier was given
 }

@@ -35,7 +35,7 @@ var conflicts = []string{
 // status, or are told by a command.
 var elsewhere = []string{
 	// the start of a station, and commands without one
-	"address-in-use", "socket-path-long", "station-exists", "station-missing", "station-running", "ca-exists", "ca-unfinished",
+	"address-in-use", "customer-missing", "socket-path-long", "station-exists", "station-missing", "station-running", "ca-exists", "ca-unfinished",
 	"ledger-exists", "ledger-foreign", "ledger-in-use", "ledger-missing", "ledger-newer", "ledger-not-durable", "ledger-not-newest", "ledger-older",
 	"ledger-other-station", "station-name-invalid", "batch-missing", "public-key-unreadable",
 	// passages

@@ -161,6 +161,21 @@ func Claim(v View, u Unit, order string) (IdentityClaimed, bool, error) {
 	return c, true, nil
 }
 
+// GiveBack is how a unit's claim goes back when its passage ends after the order
+// was closed; the second result says whether it does: nothing was made for it
+// yet.
+func GiveBack(v View, unit UnitID, order string) (IdentityReleased, bool, error) {
+	u, err := v.Unit(unit)
+	if err != nil {
+		return IdentityReleased{}, false, err
+	}
+	o, err := v.Order(order)
+	if err != nil || !o.Closed || u.Order != order || u.State != Claimed || u.Made {
+		return IdentityReleased{}, false, err
+	}
+	return IdentityReleased{RegistrationID: u.RegistrationID, Serial: u.Serial, Number: u.Number, Reason: "order closed"}, true, nil
+}
+
 // CheckClock refuses to claim or issue while the clock is behind.
 func CheckClock(v View) error {
 	if behind := v.ClockBehind(); behind > 0 {

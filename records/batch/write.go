@@ -80,6 +80,9 @@ func Write(ctx context.Context, in Input) (Result, error) {
 	if err := syncDir(temp); err != nil {
 		return Result{}, err
 	}
+	if err := free(in.Dir); err != nil { // somebody may have made it meanwhile
+		return Result{}, err
+	}
 	if err := in.Record(ctx, result); err != nil {
 		return Result{}, fmt.Errorf("recording batch: %w", err)
 	}

@@ -166,7 +166,7 @@ func (w *Worker) round(ctx context.Context, calls *sync.WaitGroup, stop context.
 				return
 			}
 			w.log.Error().Err(err).Msg("outbox cannot use the ledger")
-			w.cfg.Pace.Hold(time.Now().Add(ledgerPause))
+			w.hold(time.Now().Add(ledgerPause)) // this worker alone: the pace may be shared
 		}
 	})
 	return true, nil

@@ -12,6 +12,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"nameplate/ca"
@@ -55,8 +56,9 @@ type daemon struct {
 	slots    []*line.Slot
 	workers  map[string]*outbox.Worker
 	unpushed map[string]error // why a customer has no worker
-	opening  sync.Mutex       // one unlock at a time
-	unlocked chan struct{}    // closed by the first that succeeds
+	releases atomic.Int64
+	opening  sync.Mutex    // one unlock at a time
+	unlocked chan struct{} // closed by the first that succeeds
 }
 
 // Run serves until ctx ends, or until the ledger fails: then its error says so,
@@ -123,7 +125,15 @@ func Run(ctx context.Context, c Config) error {
 	if err := group.Wait(); err != nil {
 		return err
 	}
-	return h.Farewell(context.WithoutCancel(ctx))
+	return h.Sign(context.WithoutCancel(ctx))
+}
+
+// sign keeps the ledger's newest statement outside it. A disk that is full for
+// that moment stops nobody.
+func (d *daemon) sign(ctx context.Context) {
+	if err := d.home.Sign(ctx); err != nil {
+		d.Log.Error().Err(err).Msg("ledger not signed")
+	}
 }
 
 // settle closes what an earlier run left open. A passage that was open when the
@@ -144,6 +154,14 @@ func (d *daemon) settle(ctx context.Context) error {
 			b, err := e.Body()
 			if err != nil {
 				return nil, err
+			}
+			// An order that was closed meanwhile could not take its claim back.
+			back, due, err := records.GiveBack(v, e.Unit, e.Order)
+			if err != nil {
+				return nil, err
+			}
+			if due {
+				drafts = append(drafts, records.Draft{Actor: self, Unit: e.Unit, Order: e.Order, Passage: e.Passage, Body: back})
 			}
 			drafts = append(drafts, records.Draft{Actor: self, Unit: e.Unit, Order: e.Order, Passage: e.Passage,
 				Body: records.PassageClosed{Slot: b.(records.PassageOpened).Slot, Verdict: records.Error, Code: "station-stopped",
@@ -186,7 +204,7 @@ func (d *daemon) makeSlots() error {
 		}
 		d.slots = append(d.slots, line.New(line.Config{Slot: s.Name, Port: port, Auto: s.Start == profile.StartAuto, Order: order,
 			Actor: d.home.Actor(), Ledger: d.ledger, Issuer: d.home.Vault, Secrets: d.home, Jobs: jobs,
-			Released: d.kick, Changed: d.hub.Publish, Log: d.Log}))
+			Released: d.released, Changed: d.hub.Publish, Log: d.Log}))
 	}
 	return nil
 }
@@ -231,6 +249,7 @@ func (d *daemon) unlock(ctx context.Context, pass ca.Passphrase) error {
 		return err
 	}
 	d.Log.Info().Msg("unlocked")
+	d.sign(ctx)
 	close(d.unlocked)
 	return nil
 }

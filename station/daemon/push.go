@@ -93,6 +93,18 @@ func (d *daemon) note(ctx context.Context, customer string) error {
 	return d.home.Ledger.OutboxNote(ctx, customer, text+". The "+waits+".")
 }
 
+// signEvery is after how many releases the ledger is signed anew: a ledger put
+// back from a backup is noticed if it lacks as many.
+const signEvery = 100
+
+// released is told of every unit that leaves the line.
+func (d *daemon) released(customer string) {
+	if d.releases.Add(1)%signEvery == 0 {
+		d.sign(context.Background())
+	}
+	d.kick(customer)
+}
+
 // kick wakes the customer's pusher. That there is none is no trouble of the line.
 func (d *daemon) kick(customer string) {
 	if w := d.workers[customer]; w != nil {

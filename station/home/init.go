@@ -29,10 +29,10 @@ import (
 // else is there. A folder that holds a ledger or keys is refused and left as it
 // is.
 func Init(ctx context.Context, dir, name string, pass ca.Passphrase) error {
-	for _, file := range []string{"ledger.db", "keys", "ca"} {
+	for _, file := range []string{"ledger.db", newest, "keys", "ca"} {
 		if _, err := os.Lstat(filepath.Join(dir, file)); !errors.Is(err, fs.ErrNotExist) {
 			return &records.Refusal{Code: "station-exists", Sentence: fmt.Sprintf("%s holds %s already.", dir, file),
-				Next: "Choose another folder. Only if an earlier init was interrupted (no ledger.db is there): remove keys, ca and ledger.new*, and run init again."}
+				Next: "Choose another folder. Only if an earlier init was interrupted (no ledger.db is there): remove keys, ca, checkpoint.txt and ledger.new*, and run init again."}
 		}
 	}
 	if err := makeFolders(dir, "", "products", "customers", "secrets"); err != nil {

@@ -38,9 +38,9 @@ func (h *Home) checkpoint(ctx context.Context) ([]byte, error) {
 	return text, replaceFile(h.path(newest), text, 0o644)
 }
 
-// Farewell signs what the ledger holds when the station is stopped in an orderly
-// way. A station that was never unlocked has made nothing and signs nothing.
-func (h *Home) Farewell(ctx context.Context) error {
+// Sign signs what the ledger holds now. A station that was never unlocked has made
+// nothing and signs nothing.
+func (h *Home) Sign(ctx context.Context) error {
 	if !h.Vault.Unlocked() {
 		return nil
 	}
@@ -67,7 +67,8 @@ func (h *Home) checkNewest(ctx context.Context) error {
 	}
 	signed, err := note.Open(text, note.VerifierList(verifier))
 	if err != nil {
-		return older(fmt.Errorf("opening %s: %w", newest, err))
+		return &records.Refusal{Code: "checkpoint-unreadable", Sentence: "The station's newest checkpoint, checkpoint.txt, is damaged or not this station's.",
+			Next: "Put the newest copy of that file back; every batch holds one. Remove it only if you are sure that ledger.db is the newest.", Err: err}
 	}
 	lines := strings.Split(signed.Text, "\n")
 	if len(lines) < 3 || lines[0] != h.Ledger.Origin() {

@@ -20,7 +20,7 @@ func TestP1RestoredLedgerIsRefused(t *testing.T) {
 	must(t, h.Unlock(passphrase(t, word)))
 	must(t, order(t, h, "WO-1"))
 	released(t, h, "WO-1", "00:00:5e:00:53:01")
-	must(t, h.Farewell(t.Context()))
+	must(t, h.Sign(t.Context()))
 	must(t, h.Close())
 	h = opened(t, dir) // the newest one goes on
 	must(t, h.Close())
@@ -31,4 +31,17 @@ func TestP1RestoredLedgerIsRefused(t *testing.T) {
 	h, err = home.OpenReadOnly(t.Context(), dir) // to look at, it opens
 	must(t, err)
 	must(t, h.Close())
+}
+
+// A statement that cannot be read proves nothing either way: it is named, and
+// nothing is made until a person has looked.
+func TestTornCheckpointIsRefused(t *testing.T) {
+	dir := folder(t)
+	h := opened(t, dir)
+	must(t, h.Unlock(passphrase(t, word)))
+	must(t, h.Sign(t.Context()))
+	must(t, h.Close())
+	must(t, os.WriteFile(filepath.Join(dir, "checkpoint.txt"), nil, 0o644))
+	_, err := home.Open(t.Context(), dir, time.Time{})
+	refused(t, err, "checkpoint-unreadable")
 }

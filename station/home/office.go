@@ -94,12 +94,13 @@ func (h *Home) CloseOrder(ctx context.Context, actor records.Actor, id, reason s
 	if err != nil {
 		return records.Order{}, err
 	}
+	o, err := h.Order(ctx, id)
 	if h.Vault.Unlocked() {
-		if _, err := h.checkpoint(ctx); err != nil {
-			return records.Order{}, err
-		}
+		// The order is closed, whether or not the ledger can be signed over it now:
+		// the next signature covers it too.
+		_, _ = h.checkpoint(ctx)
 	}
-	return h.Order(ctx, id)
+	return o, err
 }
 
 // Denied records that somebody was refused an action. Only the first line of the

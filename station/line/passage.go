@@ -153,14 +153,15 @@ func (p *passage) close(ctx context.Context, end ending) error {
 	_, err := p.record(ctx, func(v records.View) ([]records.Draft, error) {
 		var drafts []records.Draft
 		r := end.Refusal
-		o, err := v.Order(p.order)
-		if err != nil {
-			return nil, err
-		}
-		// An order that was closed meanwhile could not take this claim back.
-		if u := p.unit; admitted && o.Closed && u.Order == p.order && u.State == records.Claimed && !u.Made {
-			drafts = append(drafts, p.draft(p.id, records.IdentityReleased{RegistrationID: u.RegistrationID, Serial: u.Serial,
-				Number: u.Number, Reason: "order closed"}))
+		if admitted {
+			// An order that was closed meanwhile could not take this claim back.
+			back, due, err := records.GiveBack(v, p.unit.ID, p.order)
+			if err != nil {
+				return nil, err
+			}
+			if due {
+				drafts = append(drafts, p.draft(p.id, back))
+			}
 		}
 		switch {
 		case end.Verdict == records.Fail && admitted:

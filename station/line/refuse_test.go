@@ -265,7 +265,7 @@ func TestIssuerIsTheOrders(t *testing.T) {
 	p := path(records.X509)
 	s.wantRefusal(w.pass(order), from, refusal{records.Error, "issuer-changed",
 		"The issuing CA of " + customer + " is not the one that order " + order + " was opened with.",
-		"Close the order and open a new one, or put the CA back.",
+		"Start the station again; if that does not help, close the order and open a new one.",
 		slices.Concat(p[:slices.Index(p, "identity.claimed")+1], unread[1:])})
 }
 

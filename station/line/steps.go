@@ -157,7 +157,7 @@ func (p *passage) issue(ctx context.Context) (Result, error) {
 	}
 	if got := ca.Digest(issued.Chain[0]); got != p.job.Issuer {
 		return Continue, &records.Refusal{Code: "issuer-changed", Sentence: fmt.Sprintf("The issuing CA of %s is not the one that order %s was opened with.", p.unit.Customer, p.order),
-			Next: "Close the order and open a new one, or put the CA back."}
+			Next: "Start the station again; if that does not help, close the order and open a new one."}
 	}
 	// The chain on the device ends at the issuing CA: the service knows the root.
 	p.chain = append(encodeCertificate(issued.DER), encodeCertificate(issued.Chain[0])...)

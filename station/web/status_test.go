@@ -36,7 +36,7 @@ var conflicts = []string{
 var elsewhere = []string{
 	// the start of a station, and commands without one
 	"address-in-use", "customer-missing", "socket-path-long", "station-exists", "station-missing", "station-running", "ca-exists", "ca-unfinished",
-	"ledger-exists", "ledger-foreign", "ledger-in-use", "ledger-missing", "ledger-newer", "ledger-not-durable", "ledger-not-newest", "ledger-older",
+	"ledger-exists", "ledger-foreign", "ledger-in-use", "ledger-missing", "ledger-newer", "ledger-not-durable", "ledger-not-newest", "checkpoint-unreadable", "ledger-older",
 	"ledger-other-station", "station-name-invalid", "batch-missing", "public-key-unreadable",
 	// passages
 	"board-id-twice", "board-in-two-slots", "board-mixed", "board-not-blank", "board-other-order", "board-released", "family-unknown",

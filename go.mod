@@ -59,5 +59,5 @@ require (
 	modernc.org/memory v1.12.1 // indirect
 )
 
-// Nothing is built from it, and the module proxy does not serve it.
+// Named by a dependency's dependency; nothing is built from it, and it cannot be had.
 exclude cloud.google.com/go/kms v1.36.0

@@ -60,7 +60,8 @@ func Write(ctx context.Context, in Input) (Result, error) {
 	parent := filepath.Dir(filepath.Clean(in.Dir))
 	temp, err := os.MkdirTemp(parent, ".batch-*")
 	if err != nil {
-		return Result{}, fmt.Errorf("making batch folder: %w", err)
+		return Result{}, &records.Refusal{Code: "batch-folder", Sentence: fmt.Sprintf("The folder %s is not there, or nothing can be written in it.", parent),
+			Next: "Make it, or name another place for the batch.", Err: err}
 	}
 	// If we stop before the rename, the folder with the dot stays behind and
 	// nothing reads it; the export is simply made again.

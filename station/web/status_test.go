@@ -26,7 +26,7 @@ var reachable = []string{"../web/*.go", "../home/*.go", "../daemon/*.go", "../li
 // conflicts are the refusals whose status is 409 because the present state is
 // what speaks against the request.
 var conflicts = []string{
-	"batch-empty", "batch-exists", "ca-missing", "clock-behind", "enrollment-not-aside", "identity-taken", "no-order",
+	"batch-empty", "batch-exists", "batch-folder", "ca-missing", "clock-behind", "enrollment-not-aside", "identity-taken", "no-order",
 	"order-closed", "order-exists", "order-expired", "order-other-customer", "slot-busy", "slot-idle", "station-unlocked", "unit-ambiguous",
 	"secret-destroyed", "secret-unknown", "sealed-damaged", "sealed-swapped",
 }

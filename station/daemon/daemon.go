@@ -125,8 +125,14 @@ func Run(ctx context.Context, c Config) error {
 	if err := group.Wait(); err != nil {
 		return err
 	}
-	return h.Sign(context.WithoutCancel(ctx))
+	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), keepLimit)
+	defer cancel()
+	return h.Sign(last)
 }
+
+// keepLimit bounds what is written beside the line's own steps: it takes
+// milliseconds, and seconds on a disk in trouble.
+const keepLimit = 10 * time.Second
 
 // sign keeps the ledger's newest statement outside it. A disk that is full for
 // that moment stops nobody.

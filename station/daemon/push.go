@@ -100,7 +100,9 @@ const signEvery = 100
 // released is told of every unit that leaves the line.
 func (d *daemon) released(customer string) {
 	if d.releases.Add(1)%signEvery == 0 {
-		d.sign(context.Background())
+		ctx, cancel := context.WithTimeout(context.Background(), keepLimit)
+		defer cancel()
+		d.sign(ctx)
 	}
 	d.kick(customer)
 }
@@ -111,7 +113,9 @@ func (d *daemon) kick(customer string) {
 		w.Kick()
 		return
 	}
-	if err := d.note(context.Background(), customer); err != nil {
+	ctx, cancel := context.WithTimeout(context.Background(), keepLimit)
+	defer cancel()
+	if err := d.note(ctx, customer); err != nil {
 		d.Log.Error().Err(err).Str("customer", customer).Msg("cannot note that enrollments wait")
 	}
 }

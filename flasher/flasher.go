@@ -21,6 +21,7 @@ type Attestation string
 const (
 	SymmetricKey Attestation = "symmetricKey"
 	X509         Attestation = "x509"
+	TPM          Attestation = "tpm"
 )
 
 // Secret is bytes that must never be printed: every fmt verb, JSON and text
@@ -35,8 +36,9 @@ func (Secret) MarshalText() ([]byte, error) { return []byte("[secret]"), nil }
 // Wipe overwrites the bytes in place.
 func (s Secret) Wipe() { clear(s) }
 
-// Identity is what a device is given. Exactly one of SymmetricKey and
-// (Certificate, PrivateKey) is set, as Attestation says.
+// Identity is what a device is given. Attestation says what is set beside the
+// names: SymmetricKey; Certificate, with PrivateKey if the device did not make
+// its own; nothing for TPM, whose key is in the device since it was built.
 type Identity struct {
 	RegistrationURL string // host name of the device endpoint, e.g. global.azure-devices-provisioning.net
 	IDScope         string // "0ne" and 8 characters
@@ -50,20 +52,60 @@ type Identity struct {
 
 // Options is what a product says about its devices and their storage.
 type Options struct {
-	Chip  string // the chip that must be found, e.g. "ESP32-C3"; any other is refused
+	Chip  string // the chip that must be found, e.g. "ESP32-C3"; any other is refused. For linux the board's model
 	Baud  int    // speed for the transfer; 0 keeps the family's first speed
 	Store Store
+
+	// For family linux.
+	Console   Console
+	Interface string    // the network interface whose address is the board's MAC, e.g. "eth0"
+	TPM       bool      // the board has a TPM, which is read when the board is identified
+	Key       DeviceKey // the key that the board makes itself, if the product wants one
+}
+
+// Console is how one becomes root on a serial console.
+type Console struct {
+	User     string
+	Password Secret // empty: the console asks for none
+}
+
+// DeviceKey is where a device keeps the X.509 key that it made itself.
+type DeviceKey struct {
+	In     string // "file", "tpm"; "": the device makes no key
+	File   File   // for "file": where the key (PEM, PKCS#8) is kept
+	Handle uint32 // for "tpm": the persistent handle
+	// Module and URI are for software that reaches a key in the TPM through
+	// PKCS#11 only: the module's path, which must exist on the board, and the
+	// key's pkcs11: URI as the image's maker says it. Both or neither.
+	Module, URI string
 }
 
 // Store is where and how a device keeps its identity.
 type Store struct {
-	Format    string // "nvs"
+	Format    string // "nvs"; for linux "aziot" or "files"
 	Partition string // partition label, e.g. "nvs"
 	Namespace string // NVS namespace
 	// Keys gives the name under which each item is stored, by item name
 	// (ItemRegistrationURL ...). Items that the attestation does not have are
 	// not written.
 	Keys map[string]string
+
+	// For "aziot": the config.toml of Azure IoT Edge and the identity service,
+	// and the files it names. PrivateKey is for a key that was injected.
+	Config, Certificate, PrivateKey File
+	// For "files": each is written from its Text.
+	Files []File
+}
+
+// File is a file in a device's file system.
+type File struct {
+	Path  string // absolute
+	Mode  uint32 // permission bits
+	Owner string // "user:group", as chown takes it; "": who writes it, root
+	// Text, for format "files", is what the file holds, with {registration_url},
+	// {id_scope}, {registration_id}, {symmetric_key} (base64), {certificate},
+	// {private_key} (PEM) and {key_handle} (0x…) in it.
+	Text string
 }
 
 // The items of an identity, by name: keys of Store.Keys and names in a Manifest.
@@ -74,6 +116,7 @@ const (
 	ItemSymmetricKey    = "symmetric_key"
 	ItemCertificate     = "certificate"
 	ItemPrivateKey      = "private_key"
+	ItemEndorsementKey  = "endorsement_key" // of the device's TPM
 )
 
 // How says by what means an item can be found again on the device.
@@ -82,6 +125,10 @@ type How string
 const (
 	ByBytes  How = "bytes"  // the station reads the stored bytes back
 	ByDigest How = "digest" // the device computes a digest over what it stored
+	// ByPossession: the device proves that it holds a private key. The item's
+	// SHA256 is that of the public key: the subject public key info, or for an
+	// endorsement key the TPM2B_PUBLIC.
+	ByPossession How = "possession"
 )
 
 // Item is one thing on a device: its name and the SHA-256 of Salt‖bytes (Salt
@@ -91,6 +138,16 @@ type Item struct {
 	SHA256 string `json:"sha256"`
 	Salt   string `json:"salt,omitempty"`
 	How    How    `json:"how"`
+	// Proof is how possession was shown, in what was found.
+	Proof *Proof `json:"proof,omitempty"`
+}
+
+// Proof is a signature by a device's key over a challenge that the station drew
+// at random: ECDSA (ASN.1) over SHA-256 of Challenge.
+type Proof struct {
+	Challenge []byte `json:"challenge"` // 32 bytes
+	Public    []byte `json:"public"`    // DER SubjectPublicKeyInfo
+	Signature []byte `json:"signature"`
 }
 
 // Manifest is what is, or shall be, on a device, item by item, in a fixed order.
@@ -129,8 +186,10 @@ type Plan struct {
 
 // Segment is a run of bytes for one place in the device's storage.
 type Segment struct {
-	Target string // partition label
+	Target string // partition label; for linux the file's path
 	Offset uint32 // from the start of the device's storage
+	Mode   uint32 // of a file
+	Owner  string // of a file
 	Data   Secret // it holds keys
 }
 
@@ -156,6 +215,11 @@ type Facts struct {
 	FlashSize   uint32 // bytes
 	Partitions  []Partition
 	StoreBlank  bool // the place for the identity is erased
+	KeyHeld     bool // the device holds a key where Options.Key says
+	// Endorsement is what the device's TPM says of itself; nil without
+	// Options.TPM. The hardware IDs then have one of kind "ek": the registration
+	// ID that the provisioning service's own tools derive from the EK.
+	Endorsement *Endorsement
 }
 
 // Security is a device's lock state. Raw is the chip's own answer, hex, kept as
@@ -178,7 +242,9 @@ type Partition struct {
 type Driver interface {
 	Family() string
 	// Probe identifies the device on the port and checks that the product fits
-	// it, changing nothing that survives a reset. An unknown or unexpected chip,
+	// it, changing nothing that survives a reset but one: a TPM without an
+	// endorsement key at its handle gets it made and persisted, so that everybody
+	// after us finds the same one. An unknown or unexpected chip,
 	// a silent or locked one, a missing or too small partition is a Refusal,
 	// never a guess. The caller closes the Device.
 	Probe(ctx context.Context, p link.Port, o Options) (Device, error)
@@ -189,6 +255,8 @@ type Driver interface {
 // device is gone; one that wraps ErrSwapped, that another device answers now.
 type Device interface {
 	Facts() Facts
+	// Can is what the device can do beside being written.
+	Can() Powers
 	// Plan decides what to write where. It does no I/O and is the same for the
 	// same identity; a misfit is a Refusal.
 	Plan(Identity) (Plan, error)

@@ -68,6 +68,10 @@ type device struct {
 // Facts implements flasher.Device.
 func (d *device) Facts() flasher.Facts { return d.facts }
 
+// Can implements flasher.Device. The chips that make their own keys do so in a
+// program of their own, not in the ROM.
+func (*device) Can() flasher.Powers { return flasher.Powers{} }
+
 // Close implements flasher.Device. The lines are released and the port is given
 // back also when ctx has ended already; an error says that the board was perhaps
 // not reset.

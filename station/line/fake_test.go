@@ -159,6 +159,8 @@ type device struct {
 
 func (v *device) Facts() flasher.Facts { return v.facts }
 
+func (v *device) Can() flasher.Powers { return flasher.Powers{} }
+
 func (v *device) Plan(id flasher.Identity) (flasher.Plan, error) {
 	items := map[string][]byte{flasher.ItemRegistrationURL: []byte(id.RegistrationURL), flasher.ItemIDScope: []byte(id.IDScope),
 		flasher.ItemRegistrationID: []byte(id.RegistrationID)}

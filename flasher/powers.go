@@ -5,7 +5,7 @@ import "context"
 // Powers are what a device can do beside being written. What is nil it cannot.
 type Powers struct {
 	Keys KeyHolder
-	TPM  TPM
+	TPM  Attester
 }
 
 // KeyHolder is a device that makes its own X.509 key and never gives it away.
@@ -31,8 +31,8 @@ type Certified struct {
 	Signature []byte // TPMT_SIGNATURE
 }
 
-// TPM is the TPM of a device.
-type TPM interface {
+// Attester is a device with a TPM.
+type Attester interface {
 	// Activate lets the TPM open a challenge that was made for its endorsement
 	// key and its attestation key (TPM2_ActivateCredential, Part 3, 12.5). A TPM
 	// that cannot is a Refusal.

@@ -80,12 +80,22 @@ type HardwareID struct {
 }
 
 // Item is one thing on a device: its name, the hex SHA-256 of salt‖bytes, and
-// how it can be checked ("bytes", "digest").
+// how it can be checked ("bytes", "digest", "possession"). For a key of which
+// the device shows possession, SHA256 is that of the public key.
 type Item struct {
 	Name   string `json:"name"`
 	SHA256 string `json:"sha256"`
 	Salt   string `json:"salt,omitempty"`
 	How    string `json:"how"`
+	Proof  *Proof `json:"proof,omitempty"` // in what was found
+}
+
+// Proof is a signature by a device's key over random bytes of the station: ECDSA
+// (ASN.1) over the SHA-256 of Challenge.
+type Proof struct {
+	Challenge []byte `json:"challenge"`
+	Public    []byte `json:"public"` // DER SubjectPublicKeyInfo
+	Signature []byte `json:"signature"`
 }
 
 // Verdict is what is written for a passage.
@@ -101,6 +111,14 @@ const (
 const (
 	SymmetricKey = "symmetricKey"
 	X509         = "x509"
+	TPM          = "tpm"
+)
+
+// Where a device's X.509 key is made.
+const (
+	KeyInjected = "injected" // at the station
+	KeyInFile   = "device"   // on the device, kept in a file
+	KeyInTPM    = "tpm"      // in the device's TPM
 )
 
 type (
@@ -187,6 +205,14 @@ type (
 		RegistrationURL string `json:"registration_url"`
 		IDScope         string `json:"id_scope"`
 		Attestation     string `json:"attestation"`
+		Key             string `json:"key,omitempty"` // for x509: where the key is made
+	}
+
+	// EvidenceAccepted: the device proved something of a key that is its own. The
+	// raw bytes are kept, so that anybody can check the proof again.
+	EvidenceAccepted struct {
+		TPM *TPMEvidence `json:"tpm,omitempty"`
+		Key *KeyEvidence `json:"key,omitempty"`
 	}
 
 	// IdentityReleased gives a claim back to the order. Only a claim for which
@@ -219,7 +245,7 @@ type (
 		Issuer         string `json:"issuer"`          // SHA-256 of the issuing CA's certificate
 		Serial         string `json:"serial"`          // hex
 		SPKI           string `json:"spki"`            // SHA-256 of the public key info
-		Key            string `json:"key"`             // "injected" or "device"
+		Key            string `json:"key"`             // where its key was made
 		DER            []byte `json:"der"`
 	}
 
@@ -291,6 +317,42 @@ func (s SecretSealed) Holds(secret []byte) bool {
 	return subtle.ConstantTimeCompare([]byte(hex.EncodeToString(h.Sum(nil))), []byte(s.SHA256)) == 1
 }
 
+// TPMEvidence says that the TPM with this endorsement key is in the device: it
+// opened a challenge that nobody else could open.
+type TPMEvidence struct {
+	EK []byte `json:"ek"` // TPM2B_PUBLIC of the endorsement key
+	AK []byte `json:"ak"` // TPM2B_PUBLIC of the attestation key that the challenge was bound to
+	// The challenge is computed from Nonce, EK and AK; Answer is what the TPM
+	// found in it.
+	Nonce  []byte `json:"nonce"`
+	Answer []byte `json:"answer"`
+
+	Certificate []byte `json:"certificate,omitempty"` // of the EK, DER
+	// Chain is what led from Certificate to a root that the order accepts, DER,
+	// the root last; empty if nothing did.
+	Chain        [][]byte `json:"chain,omitempty"`
+	Manufacturer string   `json:"manufacturer,omitempty"` // as the certificate names the TPM
+	Model        string   `json:"model,omitempty"`
+	Version      string   `json:"version,omitempty"`
+	// Finding says why the certificate was not accepted, under a policy that only
+	// records it.
+	Finding string `json:"finding,omitempty"`
+}
+
+// KeyEvidence says that the device holds the private key of SPKI; for a key in
+// its TPM also that it was made there and cannot leave.
+type KeyEvidence struct {
+	In   string `json:"in"`   // KeyInFile or KeyInTPM
+	CSR  []byte `json:"csr"`  // DER
+	SPKI string `json:"spki"` // SHA-256 of the public key info
+	// For a key in the TPM: TPM2_Certify by the attestation key, with the SHA-256
+	// of the CSR as qualifying data.
+	AK        []byte `json:"ak,omitempty"`        // TPM2B_PUBLIC, the one of the TPM's evidence
+	Public    []byte `json:"public,omitempty"`    // TPM2B_PUBLIC of the key
+	Attest    []byte `json:"attest,omitempty"`    // TPMS_ATTEST
+	Signature []byte `json:"signature,omitempty"` // TPMT_SIGNATURE
+}
+
 // Limits are the resolved time limits of a product, in milliseconds.
 type Limits struct {
 	Identify int64 `json:"identify_ms"`
@@ -303,11 +365,16 @@ type Limits struct {
 type Terms struct {
 	Family          string `json:"family"`
 	Attestation     string `json:"attestation"`
-	RegistrationID  string `json:"registration_id"` // template: {serial}, {mac}
+	Key             string `json:"key,omitempty"`   // for x509: where the key is made
+	RegistrationID  string `json:"registration_id"` // template: {serial} and kinds of hardware IDs
 	RegistrationURL string `json:"registration_url"`
 	IDScope         string `json:"id_scope"`
 	Issuer          string `json:"issuer,omitempty"` // SHA-256 of the issuing CA's certificate, for x509
 	ValidDays       int    `json:"valid_days,omitempty"`
+	// For devices with a TPM: what is asked of the EK's certificate ("require",
+	// "record", "none"), and the SHA-256 of each root that it may lead to.
+	EKPolicy string   `json:"ek_policy,omitempty"`
+	EKRoots  []string `json:"ek_roots,omitempty"`
 }
 
 func (StationStarted) Kind() Kind     { return "station.started" }
@@ -320,6 +387,7 @@ func (PassageClosed) Kind() Kind      { return "passage.closed" }
 func (UnitIdentified) Kind() Kind     { return "unit.identified" }
 func (UnitRefused) Kind() Kind        { return "unit.refused" }
 func (IdentityClaimed) Kind() Kind    { return "identity.claimed" }
+func (EvidenceAccepted) Kind() Kind   { return "evidence.accepted" }
 func (IdentityReleased) Kind() Kind   { return "identity.released" }
 func (SecretSealed) Kind() Kind       { return "secret.sealed" }
 func (SecretDestroyed) Kind() Kind    { return "secret.destroyed" }
@@ -369,6 +437,7 @@ func init() {
 	register[UnitIdentified]()
 	register[UnitRefused]()
 	register[IdentityClaimed]()
+	register[EvidenceAccepted]()
 	register[IdentityReleased]()
 	register[SecretSealed]()
 	register[SecretDestroyed]()

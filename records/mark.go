@@ -94,6 +94,10 @@ func Marks(e Event, o Order) ([]Mark, error) {
 		return claimMarks(o, e.Unit, b.RegistrationID, b.Serial, b.Number, true), nil
 	case SecretSealed:
 		return []Mark{{Space: SecretSpace, Name: b.Ref, Owner: unit}}, nil
+	case EvidenceAccepted:
+		if b.Key != nil {
+			return []Mark{{Space: KeySpace, Name: b.Key.SPKI, Owner: unit}}, nil
+		}
 	case CertificateIssued:
 		return []Mark{
 			{Space: CertificateSpace, Name: b.Issuer + "/" + b.Serial, Owner: unit},

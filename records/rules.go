@@ -38,10 +38,15 @@ func CheckOrder(v View, id string) (Order, error) {
 	return o, nil
 }
 
+// Found is what was found where a board keeps its identity.
+type Found struct {
+	Blank bool // nothing at all
+	Key   bool // a key that it made itself
+}
+
 // Admit decides whether the board with these hardware IDs may start a passage,
-// and which unit it is (the zero Unit: a new one). blank says that the place for
-// its identity is erased.
-func Admit(v View, hw []HardwareID, blank bool) (Unit, error) {
+// and which unit it is (the zero Unit: a new one).
+func Admit(v View, hw []HardwareID, found Found) (Unit, error) {
 	var id UnitID
 	for _, h := range hw {
 		owner, err := v.Owner(HardwareSpace, HardwareName(h))
@@ -59,7 +64,12 @@ func Admit(v View, hw []HardwareID, blank bool) (Unit, error) {
 		id = UnitID(owner)
 	}
 	if id == 0 {
-		if !blank {
+		if found.Key {
+			return Unit{}, &Refusal{Code: "board-holds-key",
+				Sentence: "The board is new here, but it holds a device key already.",
+				Next:     "Set the board aside; remove that key if the board is known to be unused."}
+		}
+		if !found.Blank {
 			return Unit{}, &Refusal{Code: "board-not-blank",
 				Sentence: "The board is new here, but the place for its identity is not empty.",
 				Next:     "Set the board aside; erase that partition if the board is known to be unused."}
@@ -92,7 +102,11 @@ func Admit(v View, hw []HardwareID, blank bool) (Unit, error) {
 		return u, &Refusal{Code: "board-released",
 			Sentence: fmt.Sprintf("This board was released already, as %s (unit %s).", u.RegistrationID, u.ID),
 			Next:     "Take it out. If its label says something else, set it aside: two boards with one hardware ID."}
-	case !blank && !u.Touched:
+	case found.Key && !u.MayHoldKey:
+		return u, &Refusal{Code: "board-holds-key",
+			Sentence: fmt.Sprintf("Unit %s was never asked to make a key, but it holds one.", u.ID),
+			Next:     "Set the board aside; remove that key if the board is known to be unused."}
+	case !found.Blank && !u.Touched:
 		return u, &Refusal{Code: "board-not-blank",
 			Sentence: fmt.Sprintf("Nothing was written to unit %s yet, but the place for its identity is not empty.", u.ID),
 			Next:     "Set the board aside; erase that partition if the board is known to be unused."}
@@ -117,7 +131,7 @@ func Claim(v View, u Unit, order string) (IdentityClaimed, bool, error) {
 				Next:     fmt.Sprintf("Finish it under order %s.", u.Order)}
 		}
 		return IdentityClaimed{Customer: u.Customer, Number: u.Number, Serial: u.Serial, RegistrationID: u.RegistrationID,
-			RegistrationURL: u.RegistrationURL, IDScope: u.IDScope, Attestation: u.Attestation}, false, nil
+			RegistrationURL: u.RegistrationURL, IDScope: u.IDScope, Attestation: u.Attestation, Key: u.Key}, false, nil
 	}
 	// The clock first: by one that once ran ahead, every order has expired.
 	if err := CheckClock(v); err != nil {
@@ -136,7 +150,7 @@ func Claim(v View, u Unit, order string) (IdentityClaimed, bool, error) {
 	serial := o.Serial(number)
 	c := IdentityClaimed{Customer: o.Customer, Number: number, Serial: serial,
 		RegistrationID:  o.RegistrationIDFor(serial, u.Hardware),
-		RegistrationURL: o.Terms.RegistrationURL, IDScope: o.Terms.IDScope, Attestation: o.Terms.Attestation}
+		RegistrationURL: o.Terms.RegistrationURL, IDScope: o.Terms.IDScope, Attestation: o.Terms.Attestation, Key: o.Terms.Key}
 	switch {
 	case !registrationID.MatchString(c.RegistrationID):
 		return c, false, &Refusal{Code: "registration-id-invalid",
@@ -159,6 +173,18 @@ func Claim(v View, u Unit, order string) (IdentityClaimed, bool, error) {
 		}
 	}
 	return c, true, nil
+}
+
+// CheckKey refuses a key that another unit made: two boards with one key are two
+// copies of one storage.
+func CheckKey(v View, u Unit, spki string) error {
+	owner, err := v.Owner(KeySpace, spki)
+	if err != nil || owner == 0 || UnitID(owner) == u.ID {
+		return err
+	}
+	return &Refusal{Code: "key-known",
+		Sentence: fmt.Sprintf("The board holds the key of unit %s: its storage is a copy.", UnitID(owner)),
+		Next:     "Set the board aside and report it: images must be made before the first start, without keys."}
 }
 
 // GiveBack is how a unit's claim goes back when its passage ends after the order

@@ -80,6 +80,7 @@ func TestAdmit(t *testing.T) {
 		name           string
 		hw             []records.HardwareID
 		blank          bool
+		key            bool
 		before         func(t *testing.T, s *state)
 		code, sentence string
 		unit           records.UnitID // if admitted
@@ -92,6 +93,12 @@ func TestAdmit(t *testing.T) {
 			code: "board-not-blank", sentence: "The board is new here, but the place for its identity is not empty."},
 		{name: "a known board, never written, that is not blank", hw: mac(one),
 			code: "board-not-blank", sentence: "Nothing was written to unit U2 yet, but the place for its identity is not empty."},
+		{name: "a new board that holds a key", hw: mac("aa:bb:cc:00:00:02"), blank: true, key: true,
+			code: "board-holds-key", sentence: "The board is new here, but it holds a device key already."},
+		{name: "a known board, never asked for a key, that holds one", hw: mac(one), blank: true, key: true,
+			code: "board-holds-key", sentence: "Unit U2 was never asked to make a key, but it holds one."},
+		{name: "a board that made its key and died", hw: mac(one), blank: true, key: true, unit: 2,
+			before: func(t *testing.T, s *state) { s.set(t, identified, ownKey) }},
 		{name: "IDs of two units", hw: mac(one, "77"), blank: true, before: func(t *testing.T, s *state) { s.owners["hardware/uid=77"] = 9 },
 			code: "board-mixed", sentence: "The board's hardware IDs belong to two units, U2 and U9."},
 		{name: "one MAC, two chips", hw: mac(one, "78"), blank: true, before: func(t *testing.T, s *state) {
@@ -110,7 +117,7 @@ func TestAdmit(t *testing.T) {
 			if tt.before != nil {
 				tt.before(t, s)
 			}
-			u, err := records.Admit(s, tt.hw, tt.blank)
+			u, err := records.Admit(s, tt.hw, records.Found{Blank: tt.blank, Key: tt.key})
 			if tt.code != "" {
 				refused(t, err, tt.code, tt.sentence)
 			} else if err != nil || u.ID != tt.unit {

@@ -58,12 +58,22 @@ var (
 	items      = []records.Item{{Name: "id_scope", SHA256: "11", How: "bytes"}, {Name: "key", SHA256: "22", How: "bytes"}}
 	identified = records.UnitIdentified{Family: "espressif", Chip: "ESP32-C3", Hardware: hardware}
 	symmetric  = records.IdentityClaimed{Customer: "customer-a", Number: 1, Serial: "A000001", RegistrationID: "wo-1-a000001", Attestation: records.SymmetricKey}
-	x509       = records.IdentityClaimed{Customer: "customer-a", Number: 1, Serial: "A000001", RegistrationID: "wo-1-a000001", Attestation: records.X509}
+	x509       = records.IdentityClaimed{Customer: "customer-a", Number: 1, Serial: "A000001", RegistrationID: "wo-1-a000001", Attestation: records.X509, Key: records.KeyInjected}
+	ownKey     = records.IdentityClaimed{Customer: "customer-a", Number: 1, Serial: "A000001", RegistrationID: "wo-1-a000001", Attestation: records.X509, Key: records.KeyInFile}
+	keyInTPM   = records.IdentityClaimed{Customer: "customer-a", Number: 1, Serial: "A000001", RegistrationID: "wo-1-a000001", Attestation: records.X509, Key: records.KeyInTPM}
+	onlyTPM    = records.IdentityClaimed{Customer: "customer-a", Number: 1, Serial: "A000001", RegistrationID: "wo-1-a000001", Attestation: records.TPM}
+	proven     = records.EvidenceAccepted{TPM: &records.TPMEvidence{EK: []byte("ek"), AK: []byte("ak")}}
+	made       = records.EvidenceAccepted{Key: &records.KeyEvidence{In: records.KeyInFile, SPKI: "key-1"}}
+	madeAnew   = records.EvidenceAccepted{Key: &records.KeyEvidence{In: records.KeyInFile, SPKI: "key-2"}}
+	certified  = records.EvidenceAccepted{Key: &records.KeyEvidence{In: records.KeyInTPM, SPKI: "key-1", AK: []byte("ak")}}
 	givenBack  = records.IdentityReleased{RegistrationID: "wo-1-a000001", Serial: "A000001", Number: 1}
 	sealed     = records.SecretSealed{Ref: "ref-1", What: "symmetric key"}
 	destroyed  = records.SecretDestroyed{Ref: "ref-1"}
-	issued     = records.CertificateIssued{RegistrationID: "wo-1-a000001", Issuer: "issuer", Serial: "01", SPKI: "key-1"}
-	reissued   = records.CertificateIssued{RegistrationID: "wo-1-a000001", Issuer: "issuer", Serial: "02", SPKI: "key-2"}
+	issued     = records.CertificateIssued{RegistrationID: "wo-1-a000001", Issuer: "issuer", Serial: "01", SPKI: "key-1", Key: records.KeyInjected}
+	reissued   = records.CertificateIssued{RegistrationID: "wo-1-a000001", Issuer: "issuer", Serial: "02", SPKI: "key-2", Key: records.KeyInjected}
+	forOwnKey  = records.CertificateIssued{RegistrationID: "wo-1-a000001", Issuer: "issuer", Serial: "01", SPKI: "key-1", Key: records.KeyInFile}
+	forNewKey  = records.CertificateIssued{RegistrationID: "wo-1-a000001", Issuer: "issuer", Serial: "02", SPKI: "key-2", Key: records.KeyInFile}
+	forTPMKey  = records.CertificateIssued{RegistrationID: "wo-1-a000001", Issuer: "issuer", Serial: "01", SPKI: "key-1", Key: records.KeyInTPM}
 	voided     = records.CertificateVoided{Serial: "01"}
 	begun      = records.WriteBegun{Manifest: items}
 	verified   = records.UnitVerified{Found: items}
@@ -92,6 +102,16 @@ func TestUnitComesThrough(t *testing.T) {
 			records.SecretSealed{Ref: "ref-2"}}, records.Keyed},
 		{"a new certificate before any write", []records.Body{identified, x509, issued, voided, reissued}, records.Issued},
 		{"a new certificate after a write", []records.Body{identified, x509, issued, begun, voided, reissued, begun}, records.Writing},
+		{"its own key accepted", []records.Body{identified, ownKey, made}, records.Keyed},
+		{"its own key, all the way", []records.Body{identified, ownKey, made, forOwnKey, begun, verified, passed, released, closed, accepted}, records.Released},
+		{"its own key shown again", []records.Body{identified, ownKey, made, closed, identified, made, forOwnKey, closed, identified, made, begun}, records.Writing},
+		{"its own key lost before any write", []records.Body{identified, ownKey, made, forOwnKey, voided, madeAnew, forNewKey}, records.Issued},
+		{"its own key lost after a write", []records.Body{identified, ownKey, made, forOwnKey, begun, voided, madeAnew, forNewKey, begun}, records.Writing},
+		{"another key before any certificate", []records.Body{identified, ownKey, made, madeAnew, forNewKey}, records.Issued},
+		{"a key in its TPM, all the way", []records.Body{identified, proven, keyInTPM, certified, forTPMKey, begun, verified, passed, released}, records.Released},
+		{"a TPM, all the way", []records.Body{identified, proven, onlyTPM, begun, verified, passed, released, closed, accepted}, records.Released},
+		{"a TPM, proved again and written again", []records.Body{identified, proven, onlyTPM, begun, closed, identified, proven, begun, verified}, records.Verified},
+		{"a TPM's claim given back", []records.Body{identified, proven, onlyTPM, givenBack}, records.Seen},
 		{"failed and refused change nothing", []records.Body{identified, records.UnitFailed{}, records.UnitRefused{}}, records.Seen},
 	}
 	for _, tt := range tests {
@@ -117,13 +137,27 @@ func TestWhatCannotFollow(t *testing.T) {
 		{"verified, an item missing", "key was not found on the device", []records.Body{identified, symmetric, sealed, begun, records.UnitVerified{Found: items[:1]}}},
 		{"verified, nothing found", "id_scope, key was not found on the device", []records.Body{identified, symmetric, sealed, begun, records.UnitVerified{}}},
 		{"an empty manifest", "its manifest is empty", []records.Body{identified, symmetric, sealed, records.WriteBegun{}}},
-		{"write without a key", "this cannot follow", []records.Body{identified, symmetric, begun}},
-		{"write after the secret was destroyed", "there is no live secret or certificate to write", []records.Body{identified, symmetric, sealed, begun, destroyed, begun}},
+		{"write without a key", "there is no identity to write: no live secret or certificate, no proven TPM", []records.Body{identified, symmetric, begun}},
+		{"write without a certificate", "there is no identity to write: no live secret or certificate, no proven TPM", []records.Body{identified, ownKey, made, begun}},
+		{"a claim for a TPM that proved nothing", "its TPM has proved nothing", []records.Body{identified, onlyTPM}},
+		{"evidence of nothing", "it speaks of one thing, a TPM or a key", []records.Body{identified, records.EvidenceAccepted{}}},
+		{"another TPM", "its endorsement key is another", []records.Body{identified, proven, records.EvidenceAccepted{TPM: &records.TPMEvidence{EK: []byte("other")}}}},
+		{"a key of its own, none wanted", "no key of the device is wanted", []records.Body{identified, x509, made}},
+		{"a key in a file, wanted in the TPM", "no key of the device is wanted", []records.Body{identified, proven, keyInTPM, made}},
+		{"a key of its own before the claim", "this cannot follow", []records.Body{identified, made}},
+		{"a claim for a key in a TPM that proved nothing", "its TPM has proved nothing", []records.Body{identified, keyInTPM}},
+		{"a key certified by another TPM", "the key was not certified by the attestation key that its TPM proved", []records.Body{identified, proven, keyInTPM,
+			records.EvidenceAccepted{Key: &records.KeyEvidence{In: records.KeyInTPM, SPKI: "key-1", AK: []byte("other")}}}},
+		{"another key under a live certificate", "its certificate is for another key", []records.Body{identified, ownKey, made, forOwnKey, madeAnew}},
+		{"a certificate for a key that was not accepted", "the certificate is for a key that was not accepted as the device's", []records.Body{identified, ownKey, made, forNewKey}},
+		{"a certificate for an injected key, its own wanted", `its key was to be made otherwise: "device", not "injected"`, []records.Body{identified, ownKey, made, issued}},
+		{"giving back after its key was accepted", "this cannot follow", []records.Body{identified, ownKey, made, givenBack}},
+		{"write after the secret was destroyed", "there is no identity to write: no live secret or certificate, no proven TPM", []records.Body{identified, symmetric, sealed, begun, destroyed, begun}},
 		{"a second secret", "this cannot follow", []records.Body{identified, symmetric, sealed, sealed}},
 		{"a second secret after a write", "no secret is wanted", []records.Body{identified, symmetric, sealed, begun, records.SecretSealed{Ref: "ref-2"}}},
 		{"a secret for a certificate's unit", "no secret is wanted", []records.Body{identified, x509, sealed}},
 		{"a certificate for a secret's unit", "no certificate is wanted", []records.Body{identified, symmetric, issued}},
-		{"another unit's certificate", "the certificate names x, the unit is wo-1-a000001", []records.Body{identified, x509, records.CertificateIssued{RegistrationID: "x"}}},
+		{"another unit's certificate", "the certificate names x, the unit is wo-1-a000001", []records.Body{identified, x509, records.CertificateIssued{RegistrationID: "x", Key: records.KeyInjected}}},
 		{"destroying another secret", "secret ref-9 is not the live one", []records.Body{identified, symmetric, sealed, begun, records.SecretDestroyed{Ref: "ref-9"}}},
 		{"voiding another certificate", "certificate 09 is not the live one", []records.Body{identified, x509, issued, records.CertificateVoided{Serial: "09"}}},
 		{"a second claim", "this cannot follow", []records.Body{identified, symmetric, other}},

@@ -1,6 +1,7 @@
 package records
 
 import (
+	"bytes"
 	"fmt"
 	"slices"
 	"strings"
@@ -12,7 +13,7 @@ type UnitState string
 const (
 	Seen     UnitState = "seen"     // identified, owns nothing
 	Claimed  UnitState = "claimed"  // owns a registration ID, a serial, one of the quota
-	Keyed    UnitState = "keyed"    // a sealed secret waits for it
+	Keyed    UnitState = "keyed"    // a sealed secret waits for it, or its own key was accepted
 	Issued   UnitState = "issued"   // a certificate was issued for it
 	Writing  UnitState = "writing"  // the identity may be on it
 	Verified UnitState = "verified" // the identity was found on it
@@ -48,9 +49,19 @@ type Unit struct {
 	RegistrationURL string `json:"registration_url,omitempty"`
 	IDScope         string `json:"id_scope,omitempty"`
 	Attestation     string `json:"attestation,omitempty"`
+	Key             string `json:"key,omitempty"` // where its X.509 key is made
 
-	// Made: something was sealed or issued for it at some time; its claim can no
-	// longer be given back.
+	EK []byte `json:"ek,omitempty"` // TPM2B_PUBLIC of the endorsement key it proved to hold
+	AK []byte `json:"ak,omitempty"` // TPM2B_PUBLIC of the attestation key of that proof
+	// DeviceKey is the SHA-256 of the public key info of the key that it made
+	// itself and that was accepted last.
+	DeviceKey string `json:"device_key,omitempty"`
+	// MayHoldKey: it was asked at some time to make a key, so that it may hold
+	// one of which nothing is recorded.
+	MayHoldKey bool `json:"may_hold_key,omitempty"`
+
+	// Made: something was sealed, accepted or issued for it at some time; its
+	// claim can no longer be given back.
 	Made   bool               `json:"made,omitempty"`
 	Secret *SecretSealed      `json:"secret,omitempty"`      // the live sealed secret
 	Cert   *CertificateIssued `json:"certificate,omitempty"` // the live certificate
@@ -124,11 +135,31 @@ func applyUnit(u Unit, e Event, b Body) (Unit, error) {
 		if err := in(Seen); err != nil {
 			return u, err
 		}
+		if u.EK == nil && (b.Attestation == TPM || b.Key == KeyInTPM) {
+			return u, fmt.Errorf("its TPM has proved nothing")
+		}
 		u.State, u.Order = Claimed, e.Order
 		u.Customer, u.Number, u.Serial = b.Customer, b.Number, b.Serial
 		u.RegistrationID, u.RegistrationURL = b.RegistrationID, b.RegistrationURL
-		u.IDScope, u.Attestation = b.IDScope, b.Attestation
+		u.IDScope, u.Attestation, u.Key = b.IDScope, b.Attestation, b.Key
+		u.MayHoldKey = u.MayHoldKey || b.Key == KeyInFile || b.Key == KeyInTPM
 		return u, nil
+
+	case EvidenceAccepted:
+		if (b.TPM == nil) == (b.Key == nil) {
+			return u, fmt.Errorf("it speaks of one thing, a TPM or a key")
+		}
+		if b.TPM != nil {
+			if err := in(Seen, Claimed, Keyed, Issued, Writing, Verified, Passed); err != nil {
+				return u, err
+			}
+			if u.EK != nil && !bytes.Equal(u.EK, b.TPM.EK) {
+				return u, fmt.Errorf("its endorsement key is another")
+			}
+			u.EK, u.AK = b.TPM.EK, b.TPM.AK
+			return u, nil
+		}
+		return u.acceptKey(*b.Key, in)
 
 	case IdentityReleased:
 		if err := in(Claimed); err != nil {
@@ -141,7 +172,7 @@ func applyUnit(u Unit, e Event, b Body) (Unit, error) {
 			return u, fmt.Errorf("its claim is %s, serial %s, number %d of order %s", u.RegistrationID, u.Serial, u.Number, u.Order)
 		}
 		return Unit{ID: u.ID, State: Seen, Family: u.Family, Chip: u.Chip, Hardware: u.Hardware,
-			Passage: u.Passage, Verdict: u.Verdict}, nil
+			EK: u.EK, AK: u.AK, MayHoldKey: u.MayHoldKey, Passage: u.Passage, Verdict: u.Verdict}, nil
 
 	case SecretSealed:
 		if err := in(Claimed, Writing); err != nil {
@@ -164,11 +195,17 @@ func applyUnit(u Unit, e Event, b Body) (Unit, error) {
 		return u, nil
 
 	case CertificateIssued:
-		if err := in(Claimed, Writing); err != nil {
+		if err := in(Claimed, Keyed, Writing); err != nil {
 			return u, err
 		}
 		if u.Attestation != X509 || u.Cert != nil {
 			return u, fmt.Errorf("no certificate is wanted")
+		}
+		if b.Key != u.Key {
+			return u, fmt.Errorf("its key was to be made otherwise: %q, not %q", u.Key, b.Key)
+		}
+		if b.Key != KeyInjected && b.SPKI != u.DeviceKey {
+			return u, fmt.Errorf("the certificate is for a key that was not accepted as the device's")
 		}
 		if b.RegistrationID != u.RegistrationID {
 			return u, fmt.Errorf("the certificate names %s, the unit is %s", b.RegistrationID, u.RegistrationID)
@@ -183,7 +220,7 @@ func applyUnit(u Unit, e Event, b Body) (Unit, error) {
 		if u.Cert == nil || u.Cert.Serial != b.Serial {
 			return u, fmt.Errorf("certificate %s is not the live one", b.Serial)
 		}
-		u.Cert, u.Manifest = nil, nil
+		u.Cert, u.Manifest, u.DeviceKey = nil, nil, ""
 		if u.State == Issued {
 			u.State = Claimed
 		} else {
@@ -192,11 +229,11 @@ func applyUnit(u Unit, e Event, b Body) (Unit, error) {
 		return u, nil
 
 	case WriteBegun:
-		if err := in(Keyed, Issued, Writing, Verified); err != nil {
+		if err := in(Claimed, Keyed, Issued, Writing, Verified); err != nil {
 			return u, err
 		}
-		if u.Secret == nil && u.Cert == nil {
-			return u, fmt.Errorf("there is no live secret or certificate to write")
+		if !u.Ready() {
+			return u, fmt.Errorf("there is no identity to write: no live secret or certificate, no proven TPM")
 		}
 		if len(b.Manifest) == 0 {
 			return u, fmt.Errorf("its manifest is empty")
@@ -254,6 +291,40 @@ func applyUnit(u Unit, e Event, b Body) (Unit, error) {
 		return u, nil
 	}
 	return u, fmt.Errorf("this is not about a unit")
+}
+
+// Ready says that the unit has all that its attestation needs beside its names.
+func (u Unit) Ready() bool {
+	switch u.Attestation {
+	case SymmetricKey:
+		return u.Secret != nil
+	case X509:
+		return u.Cert != nil
+	case TPM:
+		return u.EK != nil
+	}
+	return false
+}
+
+// acceptKey takes a key that the device made. Another than the last one is taken
+// only after the certificate for that one was voided.
+func (u Unit) acceptKey(k KeyEvidence, in func(...UnitState) error) (Unit, error) {
+	if err := in(Claimed, Keyed, Issued, Writing, Verified); err != nil {
+		return u, err
+	}
+	switch {
+	case u.Attestation != X509 || k.In != u.Key || k.In == KeyInjected:
+		return u, fmt.Errorf("no key of the device is wanted")
+	case u.Cert != nil && u.Cert.SPKI != k.SPKI:
+		return u, fmt.Errorf("its certificate is for another key")
+	case k.In == KeyInTPM && (u.AK == nil || !bytes.Equal(u.AK, k.AK)):
+		return u, fmt.Errorf("the key was not certified by the attestation key that its TPM proved")
+	}
+	u.DeviceKey, u.Made = k.SPKI, true
+	if u.State == Claimed {
+		u.State = Keyed
+	}
+	return u, nil
 }
 
 // mergeHardware is what was read now, and what was read at another time under

@@ -30,8 +30,7 @@ func (a *Authority) Issue(ctx context.Context, req ca.Request) (ca.Issued, error
 	}
 	by, ok := a.issuers[req.Customer]
 	if !ok {
-		return ca.Issued{}, &ca.Refusal{Code: "customer-unknown", Sentence: fmt.Sprintf("There is no issuing CA for the customer %q.", req.Customer),
-			Next: "Make one with 'station ca', or correct the order."}
+		return ca.Issued{}, customerUnknown(req.Customer)
 	}
 	req.NotBefore = req.NotBefore.UTC().Truncate(time.Second)
 	req.NotAfter = req.NotAfter.UTC().Truncate(time.Second)
@@ -72,6 +71,21 @@ func (a *Authority) Issue(ctx context.Context, req ca.Request) (ca.Issued, error
 			Next:     "Stop issuing for this customer and call the process engineer.", Err: err}
 	}
 	return ca.Issued{DER: der, Chain: by.chain, Serial: want.Serial, NotBefore: want.NotBefore, NotAfter: want.NotAfter, SPKI: want.SPKI}, nil
+}
+
+// Chain is what stands above a customer's certificates, DER: issuing CA, root. It
+// is shared and not to be changed.
+func (a *Authority) Chain(customer string) ([][]byte, error) {
+	by, ok := a.issuers[customer]
+	if !ok {
+		return nil, customerUnknown(customer)
+	}
+	return by.chain, nil
+}
+
+func customerUnknown(customer string) error {
+	return &ca.Refusal{Code: "customer-unknown", Sentence: fmt.Sprintf("There is no issuing CA for the customer %q.", customer),
+		Next: "Make one with 'station ca', or correct the order."}
 }
 
 // leaf is the profile of a device certificate; ca.CheckLeaf is its other half.

@@ -108,7 +108,7 @@ func complete(d records.Draft) error {
 		}
 	case records.PassageClosed:
 		passage = true
-	case records.UnitIdentified:
+	case records.UnitIdentified, records.EvidenceAccepted:
 		unit, passage = true, true
 	case records.IdentityClaimed, records.IdentityReleased, records.UnitReleased:
 		unit, order = true, true

@@ -87,10 +87,14 @@ func wantCode(t testing.TB, err error, want string) {
 }
 
 func orderOpened(id, attestation string, quota int) records.Draft {
+	key := ""
+	if attestation == records.X509 {
+		key = records.KeyInjected
+	}
 	return records.Draft{Actor: badge, Order: id, Body: records.OrderOpened{
 		ID: id, Customer: "customer-a", Product: "sensor-" + attestation, Quota: quota, SerialFormat: "A%06d", SerialFirst: 1,
 		ValidUntil: start.AddDate(100, 0, 0), ProductFile: []byte("name: sensor\n"), CustomerFile: []byte("name: customer-a\n"),
-		Terms: records.Terms{Family: "espressif", Attestation: attestation, RegistrationID: id + "-{serial}",
+		Terms: records.Terms{Family: "espressif", Attestation: attestation, Key: key, RegistrationID: id + "-{serial}",
 			RegistrationURL: "https://dps.example", IDScope: "0ne00000001"},
 	}}
 }

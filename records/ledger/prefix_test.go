@@ -107,7 +107,7 @@ func (w *walk) draft(v records.View) (records.Draft, error) {
 	claimOr := func() records.Body {
 		c, isNew, err := records.Claim(v, u, order)
 		if err != nil || !isNew {
-			return records.IdentityClaimed{Customer: "customer-a", Number: 1, Serial: "A000001", RegistrationID: "wo-1-a000001", Attestation: records.X509}
+			return records.IdentityClaimed{Customer: "customer-a", Number: 1, Serial: "A000001", RegistrationID: "wo-1-a000001", Attestation: records.X509, Key: records.KeyInjected}
 		}
 		return c
 	}

@@ -111,11 +111,15 @@ func newHistory(t testing.TB, units int) *history {
 		must(t, err)
 	}
 	for _, a := range []string{records.SymmetricKey, records.X509} {
+		key := ""
+		if a == records.X509 {
+			key = records.KeyInjected
+		}
 		do(func(records.View) ([]records.Draft, error) {
 			return []records.Draft{{Actor: badge, Order: "WO-" + a, Body: records.OrderOpened{
 				ID: "WO-" + a, Customer: "customer-a", Product: "sensor-" + a, Quota: units, SerialFormat: "A%06d", SerialFirst: 1,
 				ValidUntil: time.Now().AddDate(1, 0, 0), ProductFile: []byte("name: sensor\n"), CustomerFile: []byte("name: customer-a\n"),
-				Terms: records.Terms{Family: "espressif", Attestation: a, RegistrationID: a + "-{serial}-{mac}", RegistrationURL: "dps.example", IDScope: "0ne00000001"},
+				Terms: records.Terms{Family: "espressif", Attestation: a, Key: key, RegistrationID: a + "-{serial}-{mac}", RegistrationURL: "dps.example", IDScope: "0ne00000001"},
 			}}}, nil
 		})
 	}

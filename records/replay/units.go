@@ -211,7 +211,7 @@ func (r *run) claim(u records.Unit, e records.Event) error {
 	serial := o.Serial(c.Number)
 	want := records.IdentityClaimed{Customer: o.Customer, Number: c.Number, Serial: serial,
 		RegistrationID: o.RegistrationIDFor(serial, u.Hardware), RegistrationURL: o.Terms.RegistrationURL,
-		IDScope: o.Terms.IDScope, Attestation: o.Terms.Attestation}
+		IDScope: o.Terms.IDScope, Attestation: o.Terms.Attestation, Key: o.Terms.Key}
 	if c != want {
 		return fmt.Errorf("the claim is not what order %s gives unit %s: expected %+v, found %+v", o.ID, u.ID, want, c)
 	}

@@ -202,7 +202,7 @@ func (s *station) orderAs(id, attestation string, quota int, until time.Time) st
 	product, receiver := []byte("name: sensor\n"), []byte("name: "+customer+"\n")
 	terms := records.Terms{Family: s.driver.Family(), Attestation: attestation, RegistrationID: id + "-{serial}", RegistrationURL: host, IDScope: scope}
 	if attestation == records.X509 {
-		terms.Issuer, terms.ValidDays = ca.Digest(s.office.issuing.Certificate.Raw), 3650
+		terms.Key, terms.Issuer, terms.ValidDays = records.KeyInjected, ca.Digest(s.office.issuing.Certificate.Raw), 3650
 	}
 	s.do(func(records.View) ([]records.Draft, error) {
 		return []records.Draft{{Actor: badge, Order: id, Body: records.OrderOpened{

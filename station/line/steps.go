@@ -34,7 +34,7 @@ func (p *passage) identify(ctx context.Context) (Result, error) {
 	facts := dev.Facts()
 	hw := hardwareToRecords(facts.HardwareIDs)
 	_, err = p.record(ctx, func(v records.View) ([]records.Draft, error) {
-		u, err := records.Admit(v, hw, facts.StoreBlank)
+		u, err := records.Admit(v, hw, records.Found{Blank: facts.StoreBlank, Key: facts.KeyHeld})
 		p.unit = u // a refused board that is known is refused under its name
 		if err != nil {
 			return nil, err

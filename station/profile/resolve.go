@@ -42,7 +42,7 @@ func (s Set) Resolve(o Order) (records.OrderOpened, error) {
 			Verify: p.Limits.Verify.Milliseconds(), Passage: p.Limits.Passage.Milliseconds(),
 		},
 		Terms: records.Terms{
-			Family: p.Family, Attestation: p.Attestation, RegistrationID: p.RegistrationID,
+			Family: p.Family, Attestation: p.Attestation, Key: p.Key, RegistrationID: p.RegistrationID,
 			RegistrationURL: c.RegistrationURL, IDScope: c.IDScope, ValidDays: p.Certificate.ValidDays,
 		},
 	}

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -44,9 +45,9 @@ func TestResolve(t *testing.T) {
 	if want := (records.Limits{Identify: 30_000, Write: 90_000, Verify: 60_000, Passage: 300_000}); got.Limits != want {
 		t.Errorf("limits %+v, want %+v", got.Limits, want)
 	}
-	want := records.Terms{Family: "espressif", Attestation: "x509", RegistrationID: "dev-{serial}",
+	want := records.Terms{Family: "espressif", Attestation: "x509", Key: "injected", RegistrationID: "dev-{serial}",
 		RegistrationURL: "register.example", IDScope: "0ne0000A001", ValidDays: 365}
-	if got.Terms != want {
+	if !reflect.DeepEqual(got.Terms, want) {
 		t.Errorf("terms %+v, want %+v", got.Terms, want)
 	}
 	if want := time.Date(2035, 12, 31, 23, 59, 59, 0, time.UTC); !got.ValidUntil.Equal(want) {

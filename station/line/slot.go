@@ -51,8 +51,7 @@ func (s *Slot) Start(order string, actor records.Actor) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.cancel != nil || s.asked != nil {
-		return &records.Refusal{Code: "slot-busy", Sentence: fmt.Sprintf("A passage is running in slot %s.", s.cfg.Slot),
-			Next: "Wait for its verdict, or cancel it."}
+		return s.busy()
 	}
 	if order == "" {
 		order = s.status.Order
@@ -66,6 +65,28 @@ func (s *Slot) Start(order string, actor records.Actor) error {
 	default:
 	}
 	return nil
+}
+
+// SetOrder gives the slot another order for the boards to come. It refuses while
+// a passage runs or is about to: the board that is in belongs to the old one.
+func (s *Slot) SetOrder(order string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.cancel != nil || s.asked != nil {
+		return s.busy()
+	}
+	s.change(func(st *Status) {
+		st.Order = order
+		if st.State == Waiting {
+			st.Code, st.Sentence, st.Next = "", "", "" // an order was all that it waited for
+		}
+	})
+	return nil
+}
+
+func (s *Slot) busy() *records.Refusal {
+	return &records.Refusal{Code: "slot-busy", Sentence: fmt.Sprintf("A passage is running in slot %s.", s.cfg.Slot),
+		Next: "Wait for its verdict, or cancel it."}
 }
 
 // Cancel stops the running passage, or takes back a start that has not begun; it

@@ -141,6 +141,53 @@ func TestManualSlotWaits(t *testing.T) {
 	}
 }
 
+// An order is taken up at once: a board that waited for one is started, and what
+// the last board's verdict was stays in sight. A running board keeps its own.
+func TestSetOrder(t *testing.T) {
+	d := &fakeDriver{}
+	s := newStation(t, d)
+	first, second := s.order(records.X509, 1), s.order(records.SymmetricKey, 1)
+	place := at(newBoard("a"))
+	w := s.slot("slot-1", place, auto(""))
+	_, n := w.await(0, waiting)
+	probing1, probed := make(chan struct{}), make(chan struct{})
+	d.at(probing, func(context.Context, *board) error { close(probing1); <-probed; return nil })
+	must(t, w.SetOrder(first))
+	if st, _ := w.await(n+1, func(line.Status) bool { return true }); st != (line.Status{Slot: "slot-1", Order: first, State: line.Waiting}) {
+		t.Errorf("the slot shows %+v", st)
+	}
+	<-probing1
+	wantCode(t, w.SetOrder(second), "slot-busy", "A passage is running in slot slot-1.", "Wait for its verdict, or cancel it.")
+	close(probed)
+	st, n := w.await(n, over)
+	wantVerdict(t, st, records.Pass, "")
+	if st.Order != first {
+		t.Errorf("the board was made under %s", st.Order)
+	}
+	place.put(nil)
+	must(t, w.SetOrder(second))
+	after, n := w.await(n+1, func(st line.Status) bool { return st.Order == second })
+	if after.Verdict != records.Pass || after.Serial != st.Serial {
+		t.Errorf("the verdict is out of sight: %+v", after)
+	}
+	_, n = w.await(n, empty)
+	place.put(newBoard("b"))
+	st, _ = w.await(n, over)
+	wantVerdict(t, st, records.Pass, "")
+	s.oneIdentity(first, 1)
+	s.oneIdentity(second, 1)
+
+	// A start that was accepted holds its order.
+	looking, look := make(chan struct{}, 1), make(chan struct{})
+	w = s.slot("slot-2", &slowPlace{place: at(nil), looking: looking, look: look}, auto(first))
+	<-looking
+	must(t, w.Start("", badge))
+	wantCode(t, w.SetOrder(second), "slot-busy", "A passage is running in slot slot-2.", "Wait for its verdict, or cancel it.")
+	must(t, w.Cancel(badge))
+	must(t, w.SetOrder(second))
+	close(look)
+}
+
 // Start is refused while a passage runs or is about to; Cancel when none is.
 func TestStartAndCancel(t *testing.T) {
 	const busy, idle = "A passage is running in slot slot-1.", "No passage is running in slot slot-1."

@@ -23,7 +23,7 @@ type Station struct {
 	// Name stands in every event and on every checkpoint, and cannot change once
 	// the ledger exists. 1 to 32 lower-case letters, digits and inner hyphens.
 	Name string `yaml:"name"`
-	// Listen is where the API is served to look at: a loopback
+	// Listen is where the operator page and the API are served: a loopback
 	// address and a port (0: a free one). Default 127.0.0.1:7440. Other addresses
 	// are refused as long as callers are not told apart.
 	Listen string `yaml:"listen,optional"`
@@ -54,7 +54,21 @@ type Slot struct {
 	// Start is auto (a passage starts when the port appears) or request. Default
 	// auto.
 	Start Start `yaml:"start,optional"`
+	// At is where the operator sees the slot in the fixture. All slots have it or
+	// none; without it the operator page shows them in the file's order.
+	At Place `yaml:"at,optional"`
 }
+
+// Place is a place in the fixture, seen from the front: row 1 is at the top,
+// column 1 at the left. The zero value is no place.
+type Place struct {
+	Row    int `yaml:"row"`
+	Column int `yaml:"column"`
+}
+
+// maxSide bounds a fixture's rows and columns: more would be too small to read on
+// a screen.
+const maxSide = 16
 
 func loadStation(file string) (Station, Problems, error) {
 	s := Station{Listen: "127.0.0.1:7440", Socket: "station.sock"}
@@ -77,12 +91,19 @@ func loadStation(file string) (Station, Problems, error) {
 	if len(s.Slots) == 0 {
 		d.bad("slots", "slots is empty", "at least one slot", "add one with name and port")
 	}
-	names, ports := map[string]int{}, map[string]int{}
+	names, ports, places := map[string]int{}, map[string]int{}, map[Place]int{}
 	for i := range s.Slots {
 		if s.Slots[i].Start == "" {
 			s.Slots[i].Start = StartAuto
 		}
 		d.slot(fmt.Sprintf("slots[%d].", i), s.Slots[i], names, ports)
+		d.place(fmt.Sprintf("slots[%d]", i), s.Slots[i].At, places)
+	}
+	for i := range s.Slots {
+		at := fmt.Sprintf("slots[%d]", i)
+		if _, given := d.lines[at+".at"]; !given && len(places) > 0 {
+			d.bad(at, fmt.Sprintf("slot %q has no place in the fixture, others have", s.Slots[i].Name), "at: {row: ROW, column: COLUMN} for all slots, or for none", "add it")
+		}
 	}
 	return s, d.problems, nil
 }
@@ -108,6 +129,32 @@ func (d *decoder) slot(at string, s Slot, names, ports map[string]int) {
 		d.bad(at+"order", fmt.Sprintf("%sorder is %q", at, s.Order), orderRule, "write the order's id")
 	}
 	d.oneOf(at+"start", string(s.Start), string(StartAuto), string(StartRequest))
+}
+
+// place judges where the slot at a path is, if it says so.
+func (d *decoder) place(path string, p Place, places map[Place]int) {
+	at := path + ".at"
+	line, given := d.lines[at]
+	if !given {
+		return
+	}
+	good := true
+	for _, side := range []struct {
+		name string
+		n    int
+	}{{"row", p.Row}, {"column", p.Column}} {
+		if side.n < 1 || side.n > maxSide {
+			d.bad(at+"."+side.name, fmt.Sprintf("%s.%s is %d", at, side.name, side.n), fmt.Sprintf("1 to %d, from the fixture's top left", maxSide), "correct the number")
+			good = false
+		}
+	}
+	if !good {
+		return
+	}
+	if first, ok := places[p]; ok {
+		d.bad(at, fmt.Sprintf("row %d, column %d holds a second slot", p.Row, p.Column), fmt.Sprintf("each place once (first in line %d)", first), "give the slot its own place")
+	}
+	places[p] = line
 }
 
 // portForm knows the forms of flasher/link.Parse; whether anything is there is

@@ -148,6 +148,12 @@ func (s Set) Check() error {
 				"certificates in PEM", "put them there, or remove ca_file to trust the system's roots"))
 		}
 	}
+	for _, name := range slices.Sorted(maps.Keys(s.Products)) {
+		if _, err := s.Password(s.Products[name]); err != nil {
+			problems = append(problems, s.Products[name].src.problem("options.console.password_file", err.Error(),
+				"the password in one line, in a file for its owner alone", "put it there and chmod 600 it"))
+		}
+	}
 	return problems.orNil()
 }
 

@@ -24,6 +24,9 @@ const maxFile = 32 << 10
 // believes it had an effect.
 type Unsupported struct{}
 
+// Text may be written as a block of lines.
+type Text string
+
 // decoder turns one YAML file into a struct and collects every mistake, where
 // the YAML library alone would stop at the first. A field without ",optional"
 // in its tag must be there. What is not in the file keeps the value that the
@@ -155,6 +158,10 @@ func (d *decoder) set(path string, n ast.Node, v reflect.Value) bool {
 	}
 	switch v.Kind() {
 	case reflect.String:
+		if block, ok := n.(*ast.LiteralNode); ok && v.Type() == reflect.TypeFor[Text]() {
+			v.SetString(block.Value.Value)
+			return true
+		}
 		s, ok := n.(*ast.StringNode)
 		if ok {
 			v.SetString(s.Value)

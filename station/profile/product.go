@@ -20,22 +20,29 @@ import (
 type Product struct {
 	// Name is the file's name without .yaml.
 	Name string `yaml:"name"`
-	// Family is the device family: espressif.
+	// Family is the device family: espressif (ESP32 chips through their boot
+	// loader) or linux (boards with a shell on a serial console).
 	Family string `yaml:"family"`
 	// Attestation is how the devices prove who they are: symmetricKey (a key of
-	// their own, random) or x509 (a certificate from the customer's CA).
+	// their own, random), x509 (a certificate from the customer's CA) or tpm (the
+	// endorsement key of their TPM; family linux).
 	Attestation string `yaml:"attestation"`
 	// Key says, for x509, where the private key is made: injected (at the
-	// station, kept in memory until it was found on the device). Chips that make
-	// their own key will say device. Not for symmetricKey.
+	// station, kept in memory until it was found on the device), device (on the
+	// device, by its own openssl, in a file) or tpm (in the device's TPM); the
+	// last two for family linux. Not for symmetricKey and tpm.
 	Key string `yaml:"key,optional"`
 	// RegistrationID is the template of the registration ID: literal text with
-	// {serial} and {mac} (12 hexadecimal digits). It is lower-cased. At least one
-	// of the two must be in it, and it ends in at most 128 characters, 64 for
-	// x509.
+	// {serial}, {mac} (12 hexadecimal digits) and, for devices with a TPM, {ek}
+	// (52 characters: the ID that the service's own tools derive from the
+	// endorsement key). It is lower-cased. At least one of them must be in it, and
+	// it ends in at most 128 characters, 64 for x509.
 	RegistrationID string `yaml:"registration_id"`
-	// Device says which chip is expected and where it keeps its identity.
+	// Device says which device is expected and where it keeps its identity.
 	Device Device `yaml:"options"`
+	// TPM says what is asked of the device's TPM; needed for attestation tpm and
+	// for key tpm, and only there.
+	TPM TPM `yaml:"tpm,optional"`
 	// Certificate describes the leaf; only for x509, and needed there.
 	Certificate Certificate `yaml:"certificate,optional"`
 	// Limits bound the steps of a passage.
@@ -48,20 +55,66 @@ type Product struct {
 	src source
 }
 
-// Device says which chip is expected and where it keeps its identity.
+// Device says which device is expected and where it keeps its identity.
 type Device struct {
 	// Chip is the chip that must be found, as the maker writes it: ESP32,
-	// ESP32-S3, ESP32-C3, … Any other board is refused.
+	// ESP32-S3, ESP32-C3, … For linux it is the board's model as its device tree
+	// or its DMI table says it. Any other board is refused.
 	Chip string `yaml:"chip"`
-	// Baud is the speed of the transfer. Default: the family's first speed.
+	// Baud is the speed of the transfer. Default: the family's first speed,
+	// 115200.
 	Baud int `yaml:"baud,optional"`
+	// Interface is, for linux, the network interface whose address is the board's
+	// MAC. Default eth0.
+	Interface string `yaml:"interface,optional"`
+	// Console is, for linux, how one logs in on the console; needed there.
+	Console Console `yaml:"console,optional"`
+	// Key is where a device keeps the key that it makes itself; for key device and
+	// key tpm.
+	Key DeviceKey `yaml:"key,optional"`
 	// Store is where the device keeps its identity.
 	Store Store `yaml:"store"`
 }
 
+// Console is how one logs in on a serial console, as root.
+type Console struct {
+	// User is the login name. Default root.
+	User string `yaml:"user,optional"`
+	// PasswordFile is a file that holds the password; a path within the station's
+	// folder. Only its owner may read it. Without it the console asks for none.
+	PasswordFile string `yaml:"password_file,optional"`
+}
+
+// DeviceKey is where a device keeps the key that it makes itself.
+type DeviceKey struct {
+	// Path is, for key device, the file on the device. Default
+	// /var/aziot/secrets/device-id.key.pem.
+	Path string `yaml:"path,optional"`
+	// Owner is who may read that file: USER:GROUP on the device. Default root.
+	Owner string `yaml:"owner,optional"`
+	// Handle is, for key tpm, the persistent handle: "0x81000002" to "0x8100ffff";
+	// those that are in use by the TPM's storage key and the service's own clients
+	// (0x81000001, 0x81000100) are refused. Default "0x81000010".
+	Handle string `yaml:"handle,optional"`
+	// PKCS11 is, for key tpm and format aziot, how that software reaches the key:
+	// it does so through PKCS#11 only, so the device's image must bring a module
+	// and know the key by a URI. Without it use format files.
+	PKCS11 PKCS11 `yaml:"pkcs11,optional"`
+}
+
+// PKCS11 is a key in a PKCS#11 module of the device.
+type PKCS11 struct {
+	// Module is the module's path on the device. A device without it is refused.
+	Module string `yaml:"module"`
+	// URI is the key's pkcs11: URI, as the image's maker has set it up.
+	URI string `yaml:"uri"`
+}
+
 // Store is where and in what form the device keeps its identity.
 type Store struct {
-	// Format is nvs: the non-volatile storage of ESP-IDF.
+	// Format is, for espressif, nvs: the non-volatile storage of ESP-IDF. For
+	// linux it is aziot (the config.toml of Azure IoT Edge and the identity
+	// service) or files (plain files by template).
 	Format string `yaml:"format"`
 	// Partition is the label of the partition in the device's own table. All of
 	// it is written anew. Default nvs.
@@ -73,6 +126,44 @@ type Store struct {
 	// registration_id: reg_id, symmetric_key: sym_key, certificate: cert,
 	// private_key: priv_key.
 	Keys map[string]string `yaml:"keys,optional"`
+	// Config, for aziot, is the configuration file. Default
+	// /etc/aziot/config.toml, mode 0600.
+	Config File `yaml:"config,optional"`
+	// Certificate, for aziot and x509, is the file for the certificate and the
+	// issuing CA. Default /var/aziot/certs/device-id.pem, mode 0644.
+	Certificate File `yaml:"certificate,optional"`
+	// PrivateKey, for aziot and key injected, is the file for the key. Default
+	// /var/aziot/secrets/device-id.key.pem, mode 0600.
+	PrivateKey File `yaml:"private_key,optional"`
+	// Files, for format files, are the files to write.
+	Files []File `yaml:"files,optional"`
+}
+
+// File is a file on a device.
+type File struct {
+	// Path is absolute.
+	Path string `yaml:"path,optional"`
+	// Mode is the permission bits, octal in quotes: "0600". Default "0600".
+	Mode string `yaml:"mode,optional"`
+	// Owner is USER:GROUP on the device. Default root.
+	Owner string `yaml:"owner,optional"`
+	// Text, for format files, is what the file holds. {registration_url},
+	// {id_scope}, {registration_id}, {symmetric_key} (base64), {certificate},
+	// {private_key} (PEM) and {key_handle} are filled in.
+	Text Text `yaml:"text,optional"`
+}
+
+// TPM says what is asked of a device's TPM.
+type TPM struct {
+	// EKCertificate is what is asked of the certificate that the TPM's maker put
+	// in for the endorsement key: require (no unit without one that leads to a
+	// root in Roots), record (what is wrong with it is recorded, and the unit
+	// goes on) or none.
+	EKCertificate string `yaml:"ek_certificate"`
+	// Roots is a folder within the station's folder with the TPM makers' roots
+	// and intermediates, *.pem; needed unless EKCertificate is none. An order is
+	// held to the roots that were there when it was opened.
+	Roots string `yaml:"roots,optional"`
 }
 
 // Certificate describes the leaf.
@@ -110,7 +201,12 @@ var defaultKeys = map[string]string{
 
 func newProduct() Product {
 	return Product{
-		Device: Device{Store: Store{Partition: "nvs", Namespace: "identity"}},
+		Device: Device{Interface: "eth0", Console: Console{User: "root"},
+			Key: DeviceKey{Path: "/var/aziot/secrets/device-id.key.pem", Handle: "0x81000010"},
+			Store: Store{Partition: "nvs", Namespace: "identity",
+				Config:      File{Path: "/etc/aziot/config.toml"},
+				Certificate: File{Path: "/var/aziot/certs/device-id.pem", Mode: "0644"},
+				PrivateKey:  File{Path: "/var/aziot/secrets/device-id.key.pem"}}},
 		Limits: Limits{Identify: 30 * time.Second, Write: 2 * time.Minute, Verify: time.Minute, Passage: 5 * time.Minute},
 	}
 }
@@ -139,24 +235,63 @@ func ParseProduct(name string, raw []byte) (Product, error) {
 func (d *decoder) product(p *Product) {
 	p.src = d.source
 	d.name("name", p.Name)
-	d.oneOf("family", p.Family, "espressif")
-	d.oneOf("attestation", p.Attestation, records.SymmetricKey, records.X509)
-	d.attestation(*p)
-	d.template(p.RegistrationID)
-	d.device(p.Device)
+	d.oneOf("family", p.Family, espressif, linux)
+	attestations := []string{records.SymmetricKey, records.X509}
+	if p.Family == linux {
+		attestations = append(attestations, records.TPM)
+	}
+	d.oneOf("attestation", p.Attestation, attestations...)
+	if slices.Contains(attestations, p.Attestation) {
+		d.attestation(*p)
+		d.tpm(*p)
+	}
+	d.template(p.RegistrationID, p.HasTPM())
+	switch p.Family {
+	case espressif:
+		d.foreign(linux, "options.interface", "options.console", "options.key", "options.store.config", "options.store.certificate",
+			"options.store.private_key", "options.store.files")
+		d.device(p.Device)
+	case linux:
+		d.foreign(espressif, "options.store.partition", "options.store.namespace", "options.store.keys")
+		d.board(*p)
+	}
 	d.limits(p.Limits)
 	keys := maps.Clone(defaultKeys)
 	maps.Copy(keys, p.Device.Store.Keys)
 	p.Device.Store.Keys = keys
 }
 
+// The device families.
+const (
+	espressif = "espressif"
+	linux     = "linux"
+)
+
+// HasTPM says that the product's devices have a TPM that is put to the proof.
+func (p Product) HasTPM() bool {
+	return p.Attestation == records.TPM || p.Key == records.KeyInTPM
+}
+
+// foreign refuses what only another family has.
+func (d *decoder) foreign(family string, paths ...string) {
+	for _, at := range paths {
+		if _, given := d.lines[at]; given {
+			d.bad(at, fmt.Sprintf("%s is only for family %s", at, family), "no such key", "remove it")
+		}
+	}
+}
+
 func (d *decoder) attestation(p Product) {
 	_, key := d.lines["key"]
 	_, certificate := d.lines["certificate"]
 	switch p.Attestation {
-	case records.SymmetricKey:
+	case records.SymmetricKey, records.TPM:
 		if key {
-			d.bad("key", "key is only for attestation x509", "no such key", "remove it; a symmetric key is always made at the station")
+			todo := "remove it; a symmetric key is always made at the station"
+			if p.Attestation == records.TPM {
+				todo = "remove it; the TPM's key is in it since it was made"
+			}
+			d.bad("key", "key is only for attestation x509", "no such key", todo)
 		}
 		if certificate {
 			d.bad("certificate", "certificate is only for attestation x509", "no such section", "remove it")
@@ -164,12 +299,14 @@ func (d *decoder) attestation(p Product) {
 	case records.X509:
 		switch {
 		case !key:
-			d.bad("key", "key is missing", "injected", "say where the private key is made: add key: injected")
-		case p.Key == "device":
+			d.bad("key", "key is missing", "injected, or for family linux device or tpm", "say where the private key is made: add key: injected")
+		case p.Family == linux:
+			d.oneOf("key", p.Key, records.KeyInjected, records.KeyInFile, records.KeyInTPM)
+		case p.Key == records.KeyInFile || p.Key == records.KeyInTPM:
 			d.bad("key", "chips of family espressif cannot yet make their own key here", "injected",
 				"use injected, or wait for a version that supports it")
 		default:
-			d.oneOf("key", p.Key, "injected")
+			d.oneOf("key", p.Key, records.KeyInjected)
 		}
 		if !certificate {
 			d.bad("certificate", "certificate is missing", "a section with valid_days", "add it")
@@ -185,15 +322,19 @@ func (d *decoder) attestation(p Product) {
 
 var placeholder = regexp.MustCompile(`\{[^{}]*\}|[{}]`)
 
-func (d *decoder) template(t string) {
+func (d *decoder) template(t string, tpm bool) {
+	names, either := "{serial} and {mac}", "{serial} or {mac}"
+	if tpm {
+		names, either = "{serial}, {mac} and {ek}", "{serial}, {mac} or {ek}"
+	}
 	found := placeholder.FindAllString(t, -1)
 	for _, f := range found {
-		if f != "{serial}" && f != "{mac}" {
-			d.bad("registration_id", fmt.Sprintf("registration_id holds %s", f), "{serial} and {mac} only", "correct the template")
+		if f != "{serial}" && f != "{mac}" && !(tpm && f == "{ek}") {
+			d.bad("registration_id", fmt.Sprintf("registration_id holds %s", f), names+" only", "correct the template")
 		}
 	}
 	if len(found) == 0 {
-		d.bad("registration_id", fmt.Sprintf("registration_id %q is the same for every unit", t), "{serial} or {mac} in it", "add one of them")
+		d.bad("registration_id", fmt.Sprintf("registration_id %q is the same for every unit", t), either+" in it", "add one of them")
 	}
 }
 
@@ -264,9 +405,15 @@ func (d *decoder) limits(l Limits) {
 	}
 }
 
-// Options is what the device family needs to know.
+// Options is what the device family needs to know. The console's password is not
+// in it: see Set.Password.
 func (p Product) Options() flasher.Options {
 	s := p.Device.Store
-	return flasher.Options{Chip: p.Device.Chip, Baud: p.Device.Baud,
-		Store: flasher.Store{Format: s.Format, Partition: s.Partition, Namespace: s.Namespace, Keys: maps.Clone(s.Keys)}}
+	o := flasher.Options{Chip: p.Device.Chip, Baud: p.Device.Baud, Store: flasher.Store{Format: s.Format}}
+	if p.Family == linux {
+		p.linuxOptions(&o)
+		return o
+	}
+	o.Store.Partition, o.Store.Namespace, o.Store.Keys = s.Partition, s.Namespace, maps.Clone(s.Keys)
+	return o
 }

@@ -2,11 +2,13 @@ package profile_test
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"nameplate/flasher"
 	"nameplate/station/profile"
 )
 
@@ -230,6 +232,135 @@ station.yaml:7: slots[0].at.column is 17; expected 1 to 16, from the fixture's t
 		got := load(t, folder(t, c.file, c.old, c.new))
 		if got != c.want {
 			t.Errorf("%s: %.60q → %.60q\n got %s\nwant %s", c.file, c.old, c.new, got, c.want)
+		}
+	}
+}
+
+const gatewayYAML = `name: p1
+family: linux
+attestation: x509
+key: tpm
+registration_id: gw-{serial}
+tpm:
+  ek_certificate: require
+  roots: tpm-roots
+options:
+  chip: Example Gateway 2
+  console:
+    user: root
+    password_file: secrets/console
+  key:
+    handle: "0x81000010"
+  store:
+    format: files
+    files:
+      - path: /etc/id
+        text: |
+          id={registration_id}
+certificate:
+  valid_days: 365
+`
+
+// Boards with a shell, and their TPMs.
+func TestProblemsOfLinux(t *testing.T) {
+	const store, key = "    format: files\n    files:\n      - path: /etc/id\n        text: |\n          id={registration_id}\n", "  key:\n    handle: \"0x81000010\"\n"
+	for _, c := range []struct{ old, new, want string }{
+		{"", "", ``},
+		{"gw-{serial}", "gw-{ek}", ``},
+		{"linux", "espressif", `products/p1.yaml:4: chips of family espressif cannot yet make their own key here; expected injected; use injected, or wait for a version that supports it
+products/p1.yaml:10: options.chip is "Example Gateway 2"; expected a chip as the maker writes it, such as ESP32-C3; correct the value
+products/p1.yaml:11: options.console is only for family linux; expected no such key; remove it
+products/p1.yaml:14: options.key is only for family linux; expected no such key; remove it
+products/p1.yaml:17: options.store.format is "files"; expected nvs; choose one of them
+products/p1.yaml:18: options.store.files is only for family linux; expected no such key; remove it`},
+		{"key: tpm", "key: chip", `products/p1.yaml:4: key is "chip"; expected injected or device or tpm; choose one of them
+products/p1.yaml:6: tpm is only for attestation tpm and for key tpm; expected no such section; remove it
+products/p1.yaml:15: options.key.handle is only for key tpm; expected no such key; remove it`},
+		{"tpm:\n  ek_certificate: require\n  roots: tpm-roots\n", "", `products/p1.yaml:1: tpm is missing; expected a section with ek_certificate; say what is asked of the endorsement key's certificate`},
+		{"require", "demand", `products/p1.yaml:7: tpm.ek_certificate is "demand"; expected require or record or none; choose one of them`},
+		{"  roots: tpm-roots\n", "", `products/p1.yaml:6: tpm.roots is missing; expected a folder with the TPM makers' roots; add the key, or set ek_certificate: none`},
+		{"require", "none", `products/p1.yaml:8: tpm.roots has no effect with ek_certificate: none; expected no such key; remove it, or choose another policy`},
+		{"tpm-roots", "/etc/ssl", `products/p1.yaml:8: tpm.roots is "/etc/ssl"; expected a path within the station's folder; put the file there`},
+		{"Example Gateway 2", "' '", `products/p1.yaml:10: options.chip is " "; expected the board's model as its device tree or its DMI table says it; correct the value`},
+		{"  console:", "  interface: eth 0\n  console:", `products/p1.yaml:11: options.interface is "eth 0"; expected the name of a network interface, such as eth0; correct the value`},
+		{"  console:\n    user: root\n    password_file: secrets/console\n", "", `products/p1.yaml:9: options.console is missing; expected a section with user and password_file; say how one logs in on the console`},
+		{"user: root", "user: Root me", `products/p1.yaml:12: options.console.user is "Root me"; expected a login name; correct the value`},
+		{"secrets/console", "../console", `products/p1.yaml:13: options.console.password_file is "../console"; expected a path within the station's folder; put the file there`},
+		{`"0x81000010"`, `"0x81000001"`, `products/p1.yaml:15: options.key.handle is "0x81000001"; expected "0x81000002" to "0x8100ffff", but 0x81000100; choose a handle that nothing else on the device uses`},
+		{`"0x81000010"`, `"0x81010001"`, `products/p1.yaml:15: options.key.handle is "0x81010001"; expected "0x81000002" to "0x8100ffff", but 0x81000100; choose a handle that nothing else on the device uses`},
+		{key, "  key:\n    path: /a\n", `products/p1.yaml:15: options.key.path is only for key device; expected no such key; remove it`},
+		{key, key + "    pkcs11:\n      module: usr/lib/m.so\n      uri: token=x\n", `products/p1.yaml:17: options.key.pkcs11.module is "usr/lib/m.so"; expected an absolute path of letters, digits and / . _ @ + -; correct the path
+products/p1.yaml:18: options.key.pkcs11.uri is "token=x"; expected a pkcs11: URI (RFC 7512); write it as the image's maker has set the key up`},
+		{store, "    format: aziot\n", `products/p1.yaml:17: aziot reaches a key in the TPM through PKCS#11 only; expected options.key.pkcs11, or format files; add module and URI if the image has them, else use format files with {key_handle}`},
+		{store, "    format: nvs\n", `products/p1.yaml:17: options.store.format is "nvs"; expected aziot or files; choose one of them`},
+		{store, "    format: files\n", `products/p1.yaml:16: options.store.files is empty; expected at least one file with path and text; add the files that the device reads`},
+		{store, store + "    partition: nvs\n", `products/p1.yaml:22: options.store.partition is only for family espressif; expected no such key; remove it`},
+		{store, store + "    config: {path: /a}\n", `products/p1.yaml:22: options.store.config is only for family linux with format aziot; expected no such key; remove it`},
+		{"/etc/id", "/etc/../id", `products/p1.yaml:19: options.store.files[0].path is "/etc/../id"; expected an absolute path of letters, digits and / . _ @ + -; correct the path`},
+		{"/etc/id", "/etc/id\n        mode: 0600", `products/p1.yaml:20: options.store.files[0].mode is "0600"; expected text; put it in quotes: "0600"`},
+		{"/etc/id", "/etc/id\n        mode: \"4755\"", `products/p1.yaml:20: options.store.files[0].mode is "4755"; expected four octal digits, such as "0600"; correct the value`},
+		{"/etc/id", "/etc/id\n        owner: Jane Doe", `products/p1.yaml:20: options.store.files[0].owner is "Jane Doe"; expected USER or USER:GROUP; correct the value`},
+		{"          id={registration_id}\n", "          id={registration_id}\n      - path: /etc/id\n        text: x\n", `products/p1.yaml:22: /etc/id stands here a second time; expected each file once; remove one of them`},
+		{"        text: |\n          id={registration_id}\n", "", `products/p1.yaml:19: options.store.files[0].text is missing; expected what the file holds; add it`},
+	} {
+		if !strings.Contains(gatewayYAML, c.old) {
+			t.Fatalf("the product holds no %q", c.old)
+		}
+		text := strings.Replace(gatewayYAML, c.old, c.new, 1)
+		if got := load(t, folder(t, "products/p1.yaml", productYAML, text)); got != c.want {
+			t.Errorf("%.60q → %.60q\n got %s\nwant %s", c.old, c.new, got, c.want)
+		}
+	}
+}
+
+// What the driver is told of a board with a shell.
+func TestOptionsOfLinux(t *testing.T) {
+	p, err := profile.ParseProduct("p1", []byte(gatewayYAML))
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := p.Options()
+	if o.Chip != "Example Gateway 2" || o.Interface != "eth0" || !o.TPM || o.Console.User != "root" || o.Console.Password != nil ||
+		o.Key != (flasher.DeviceKey{In: "tpm", Handle: 0x81000010}) || len(o.Store.Files) != 1 ||
+		o.Store.Files[0] != (flasher.File{Path: "/etc/id", Mode: 0o600, Text: "id={registration_id}\n"}) {
+		t.Errorf("got %+v", o)
+	}
+	const start, end = "  store:\n", "certificate:\n"
+	text := gatewayYAML[:strings.Index(gatewayYAML, start)] + "  store:\n    format: aziot\n    config: {path: /c.toml, mode: \"0640\", owner: \"a:b\"}\n" + gatewayYAML[strings.Index(gatewayYAML, end):]
+	text = strings.NewReplacer("key: tpm", "key: device", "tpm:\n  ek_certificate: require\n  roots: tpm-roots\n", "", "    handle: \"0x81000010\"", "    owner: k").Replace(text)
+	if p, err = profile.ParseProduct("p1", []byte(text)); err != nil {
+		t.Fatal(err)
+	}
+	o = p.Options()
+	if o.TPM || o.Key != (flasher.DeviceKey{In: "file", File: flasher.File{Path: "/var/aziot/secrets/device-id.key.pem", Mode: 0o600, Owner: "k"}}) ||
+		o.Store.Config != (flasher.File{Path: "/c.toml", Mode: 0o640, Owner: "a:b"}) ||
+		o.Store.Certificate != (flasher.File{Path: "/var/aziot/certs/device-id.pem", Mode: 0o644}) ||
+		o.Store.PrivateKey != (flasher.File{Path: "/var/aziot/secrets/device-id.key.pem", Mode: 0o600}) {
+		t.Errorf("got %+v", o)
+	}
+}
+
+// The console's password comes from a file that is its owner's alone.
+func TestPassword(t *testing.T) {
+	for _, c := range []struct {
+		text string
+		mode os.FileMode
+		want string
+	}{
+		{"open sesame\n", 0o600, ""},
+		{"open sesame\n", 0o644, "reading the console's password: others than its owner may use secrets/console (mode 0644)"},
+		{"\n", 0o600, "reading the console's password: secrets/console does not hold one line of up to 128 characters"},
+		{"two\nlines\n", 0o600, "reading the console's password: secrets/console does not hold one line of up to 128 characters"},
+	} {
+		dir := folder(t, "products/p1.yaml", productYAML, gatewayYAML)
+		write(t, filepath.Join(dir, "secrets/console"), c.text, c.mode)
+		set, err := profile.Load(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		password, err := set.Password(set.Products["p1"])
+		if got := fmt.Sprint(err); c.want != "" && got != c.want || c.want == "" && (err != nil || string(password) != "open sesame") {
+			t.Errorf("%q, %04o: %v, want %q", c.text, c.mode, err, c.want)
 		}
 	}
 }

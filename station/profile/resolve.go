@@ -14,7 +14,7 @@ import (
 )
 
 // Resolve fills in everything that an order.opened event carries, except
-// Terms.Issuer, which only the CA knows. It makes sure that the first and the
+// Terms.Issuer and Terms.EKRoots, which only the CA's side knows. It makes sure that the first and the
 // last unit would get a legal registration ID, by the very rule that the line
 // follows.
 func (s Set) Resolve(o Order) (records.OrderOpened, error) {
@@ -43,7 +43,7 @@ func (s Set) Resolve(o Order) (records.OrderOpened, error) {
 		},
 		Terms: records.Terms{
 			Family: p.Family, Attestation: p.Attestation, Key: p.Key, RegistrationID: p.RegistrationID,
-			RegistrationURL: c.RegistrationURL, IDScope: c.IDScope, ValidDays: p.Certificate.ValidDays,
+			RegistrationURL: c.RegistrationURL, IDScope: c.IDScope, ValidDays: p.Certificate.ValidDays, EKPolicy: p.TPM.EKCertificate,
 		},
 	}
 	for _, number := range []int{1, o.Quota} {
@@ -73,8 +73,10 @@ func orNone(names []string) string {
 	return "one of " + strings.Join(names, ", ")
 }
 
-// sampleUnit stands for any unit: every MAC has the same length and alphabet.
-var sampleUnit = records.Unit{ID: 1, State: records.Seen, Hardware: []records.HardwareID{{Kind: "mac", Value: "00:00:5e:00:53:01"}}}
+// sampleUnit stands for any unit: every MAC and every EK's ID has the same length
+// and alphabet.
+var sampleUnit = records.Unit{ID: 1, State: records.Seen, Hardware: []records.HardwareID{
+	{Kind: "mac", Value: "00:00:5e:00:53:01"}, {Kind: "ek", Value: strings.Repeat("a", 52)}}}
 
 // rehearsal is the state in which an order's number is claimed next.
 type rehearsal struct {

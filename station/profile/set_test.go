@@ -160,7 +160,7 @@ func TestExamples(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := slices.Sorted(maps.Keys(set.Products)); !slices.Equal(got, []string{"esp32-c3-symmetric", "esp32-x509"}) {
+	if got := slices.Sorted(maps.Keys(set.Products)); !slices.Equal(got, []string{"esp32-c3-symmetric", "esp32-x509", "gateway-tpm", "gateway-x509", "gateway-x509-tpm"}) {
 		t.Errorf("products %v", got)
 	}
 	if got := slices.Sorted(maps.Keys(set.Customers)); !slices.Equal(got, []string{"customer-a", "customer-b"}) {

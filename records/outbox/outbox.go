@@ -29,9 +29,10 @@ func (Secret) MarshalText() ([]byte, error) { return []byte(placeholder), nil }
 type Item struct {
 	Unit           records.UnitID
 	RegistrationID string
-	Attestation    string // records.SymmetricKey or records.X509
+	Attestation    string // records.SymmetricKey, records.X509 or records.TPM
 	Key            Secret // the device's key, for symmetricKey; wiped after the push
 	DER            []byte // the leaf, for x509
+	EndorsementKey []byte // TPM2B_PUBLIC of the endorsement key, for tpm
 }
 
 // Pusher makes identities known. It returns one answer per item, in their order,

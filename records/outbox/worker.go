@@ -318,6 +318,9 @@ func (w *Worker) prepare(ctx context.Context, group []ledger.OutboxItem) (items 
 			continue
 		}
 		it := Item{Unit: u.ID, RegistrationID: u.RegistrationID, Attestation: u.Attestation}
+		if u.Attestation == records.TPM {
+			it.EndorsementKey = u.EK
+		}
 		if u.Cert != nil {
 			it.DER = u.Cert.DER
 		}

@@ -91,6 +91,21 @@ func withCertificate(t testing.TB, n int) (outbox.Item, []byte) {
 		pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8})
 }
 
+// ekHead is all of an RSA-2048 endorsement key's TPM2B_PUBLIC but its modulus
+// (TCG EK Credential Profile, template L-1).
+const ekHead = "013a" + "0001000b000300b2" + "0020837197674484b3f81a90cc8d46a5d724fd52d76e06520b64f2a1da1b331469aa" +
+	"00060080004300100800000000000100"
+
+func withTPM(t testing.TB, n int) outbox.Item {
+	t.Helper()
+	head, err := hex.DecodeString(ekHead)
+	must(t, err)
+	modulus := bytes.Repeat([]byte{byte(n)}, 256)
+	modulus[0], modulus[255] = 0x80, 1
+	return outbox.Item{Unit: records.UnitID(n), RegistrationID: fmt.Sprintf("dev-t%03d", n), Attestation: records.TPM,
+		EndorsementKey: append(head, modulus...)}
+}
+
 func push(t testing.TB, c *dps.Client, items ...outbox.Item) []outbox.Answer {
 	t.Helper()
 	answers, err := c.Push(t.Context(), items)
@@ -133,16 +148,39 @@ func TestPushAgainFindsWhatIsThere(t *testing.T) {
 	s, client := open(t, nil, service.Fault{Kind: service.ResetAfter, Door: "service"})
 	sym := symmetric(1)
 	cert, _ := withCertificate(t, 2)
-	_, err := client.Push(t.Context(), []outbox.Item{sym, cert})
+	tpm := withTPM(t, 4)
+	_, err := client.Push(t.Context(), []outbox.Item{sym, cert, tpm})
 	wantTrouble(t, err, outbox.Unreachable, "service-unreachable")
 	before := dump(t, s)
-	for i, a := range push(t, client, sym, cert, symmetric(3)) {
-		if want := i < 2; a.Outcome != outbox.Accepted || a.Found != want || (a.ETag != "") != want {
+	for i, a := range push(t, client, sym, cert, tpm, symmetric(3)) {
+		if want := i < 3; a.Outcome != outbox.Accepted || a.Found != want || (a.ETag != "") != want {
 			t.Errorf("answer %d = %+v, want found: %t", i, a, want)
 		}
 	}
 	if after := dump(t, s); !bytes.HasPrefix(after, before[:len(before)-2]) {
 		t.Errorf("what was there has changed:\n%s\n%s", before, after)
+	}
+}
+
+// TestEndorsementKeyOnTheWire: the service is told what the Azure tools tell it,
+// byte for byte: the TPM2B_PUBLIC with its size, in padded base64.
+func TestEndorsementKeyOnTheWire(t *testing.T) {
+	var said []byte
+	client := answering(t, func(w http.ResponseWriter, r *http.Request) {
+		said, _ = io.ReadAll(r.Body)
+		w.Header().Set("Content-Type", "application/json")
+		io.WriteString(w, `{"isSuccessful":true,"errors":[]}`)
+	})
+	it := withTPM(t, 9)
+	if a := push(t, client, it)[0]; a.Outcome != outbox.Accepted {
+		t.Fatalf("answer = %+v", a)
+	}
+	// The modulus' 256 bytes 80 09 … 09 01 begin 60 bytes in: at a multiple of 3.
+	want := `{"mode":"create","enrollments":[{"registrationId":"dev-t009","attestation":{"type":"tpm","tpm":{"endorsementKey":"` +
+		`AToAAQALAAMAsgAgg3GXZ0SEs/gakMyNRqXXJP1S124GUgtk8qHaGzMUaaoABgCAAEMAEAgAAAAAAAEA` +
+		`gAkJ` + strings.Repeat("CQkJ", 84) + `AQ=="}},"capabilities":{"iotEdge":false},"provisioningStatus":"enabled"}]}`
+	if string(said) != want {
+		t.Errorf("said %s\nwant %s", said, want)
 	}
 }
 
@@ -167,6 +205,10 @@ func TestConflict(t *testing.T) {
 	sameID.RegistrationID, sameID.Attestation, sameID.DER, sameID.Key = cert.RegistrationID, records.SymmetricKey, nil, sym.Key
 	otherKey := symmetric(1)
 	otherKey.Key = bytes.Repeat([]byte{9}, 32)
+	tpm, otherTPM := withTPM(t, 1), withTPM(t, 2)
+	otherTPM.RegistrationID = tpm.RegistrationID
+	asKey := sym
+	asKey.RegistrationID = tpm.RegistrationID
 	for _, c := range []struct {
 		name         string
 		there, item  outbox.Item
@@ -174,6 +216,9 @@ func TestConflict(t *testing.T) {
 	}{
 		{"another key", otherKey, sym, "The service holds another enrollment under dev:a001: its keys are others."},
 		{"another certificate", other, cert, "The service holds another enrollment under dev-x001: its certificate is another."},
+		{"another endorsement key", otherTPM, tpm, "The service holds another enrollment under dev-t001: its endorsement key is another."},
+		{"a key instead of a TPM", asKey, tpm, "The service holds another enrollment under dev-t001: its attestation is symmetricKey."},
+		{"a TPM instead of a key", tpm, asKey, "The service holds another enrollment under dev-t001: its attestation is tpm."},
 		{"another attestation", sameID, cert, "The service holds another enrollment under dev-x001: its attestation is symmetricKey."},
 		{"the other way", cert, sameID, "The service holds another enrollment under dev-x001: its attestation is x509."},
 	} {
@@ -199,6 +244,8 @@ func TestConflict(t *testing.T) {
 func TestConflictByHand(t *testing.T) {
 	sym := symmetric(1)
 	cert, _ := withCertificate(t, 2)
+	tpm := withTPM(t, 3)
+	ek := base64.StdEncoding.EncodeToString(tpm.EndorsementKey)
 	thumb := func(it outbox.Item) string { return fmt.Sprintf("%x", sha(it.DER)) }
 	conflict := func(id string) string {
 		return `{"isSuccessful":false,"errors":[{"registrationId":"` + strings.ToUpper(id) + `","errorCode":409001,"errorStatus":"exists"}]}`
@@ -216,6 +263,11 @@ func TestConflictByHand(t *testing.T) {
 		{"second certificate", cert, record(cert.RegistrationID, `{"type":"x509","x509":{"clientCertificates":{"primary":{"info":{"sha256Thumbprint":"`+
 			thumb(cert)+`"}},"secondary":{"info":{"sha256Thumbprint":"00"}}}}}`, "enabled"), "it accepts a second certificate"},
 		{"signed by a CA", cert, record(cert.RegistrationID, `{"type":"x509","x509":{"caReferences":{"primary":"x"}}}`, "enabled"), "it names no device certificate"},
+		{"no endorsement key", tpm, record(tpm.RegistrationID, `{"type":"tpm"}`, "enabled"), "it names no endorsement key"},
+		{"another endorsement key", tpm, record(tpm.RegistrationID, `{"type":"tpm","tpm":{"endorsementKey":"`+strings.Replace(ek, "AwMD", "AwME", 1)+`"}}`, "enabled"), "its endorsement key is another"},
+		{"an endorsement key that is none", tpm, record(tpm.RegistrationID, `{"type":"tpm","tpm":{"endorsementKey":"?"}}`, "enabled"), "its endorsement key is another"},
+		{"a TPM, disabled", tpm, record(tpm.RegistrationID, `{"type":"tpm","tpm":{"endorsementKey":"`+ek+`"}}`, "disabled"), "it is not enabled"},
+		{"an equal endorsement key", tpm, record(tpm.RegistrationID, `{"type":"tpm","tpm":{"endorsementKey":"`+ek+`","storageRootKey":"ARoA"}}`, "enabled"), ""},
 		{"equal", cert, record(cert.RegistrationID, `{"type":"x509","x509":{"clientCertificates":{"primary":{"info":{"sha256Thumbprint":"`+thumb(cert)+`"}}}}}`, "enabled"), ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -516,6 +568,14 @@ func TestIncompleteItem(t *testing.T) {
 	}
 	if got, want := answers[2].Refusal.Sentence, `dev-2 cannot be enrolled: the record of unit U2 lacks what attestation "x509" needs.`; got != want {
 		t.Errorf("sentence %q", got)
+	}
+	for name, ek := range map[string][]byte{"missing": nil, "short": withTPM(t, 4).EndorsementKey[:315], "without its size": withTPM(t, 4).EndorsementKey[2:],
+		"longer than its size": append(withTPM(t, 4).EndorsementKey, 0), "of another kind": make([]byte, 316)} {
+		it := withTPM(t, 4)
+		it.EndorsementKey = ek
+		if a := push(t, client, it)[0]; a.Outcome != outbox.Refused || a.Refusal.Code != "enrollment-incomplete" {
+			t.Errorf("an endorsement key %s: %+v", name, a)
+		}
 	}
 	if a := push(t, client, short)[0]; a.Refusal.Code != "enrollment-incomplete" {
 		t.Errorf("alone: %+v", a)

@@ -1,6 +1,7 @@
 package dps
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"crypto/subtle"
@@ -116,7 +117,16 @@ func (c *Client) look(ctx context.Context, it outbox.Item) (e held, differs stri
 	if e.ProvisioningStatus != statusEnabled {
 		return e, "it is not enabled", nil
 	}
-	if it.Attestation == records.SymmetricKey {
+	switch it.Attestation {
+	case records.TPM:
+		if e.Attestation.TPM == nil {
+			return e, "it names no endorsement key", nil
+		}
+		if held, err := base64.StdEncoding.DecodeString(e.Attestation.TPM.EndorsementKey); err != nil || !bytes.Equal(held, it.EndorsementKey) {
+			return e, "its endorsement key is another", nil
+		}
+		return e, "", nil
+	case records.SymmetricKey:
 		// The one call that shows keys; a plain GET does not.
 		data, err := c.call(ctx, http.MethodPost, enrollmentPath(it.RegistrationID)+"/attestationmechanism", nil)
 		if err != nil {

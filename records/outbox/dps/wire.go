@@ -5,6 +5,7 @@ import (
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/base64"
+	"encoding/binary"
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
@@ -75,8 +76,14 @@ type (
 	// attestation is sent and received: AttestationMechanism.
 	attestation struct {
 		Type         string   `json:"type"`
+		TPM          *tpm     `json:"tpm,omitempty"`
 		SymmetricKey *keys    `json:"symmetricKey,omitempty"`
 		X509         *x509att `json:"x509,omitempty"`
+	}
+	// tpm has a second member, storageRootKey, which is not sent: the service does
+	// not hold a device against it, and its owner may change.
+	tpm struct {
+		EndorsementKey string `json:"endorsementKey"` // base64
 	}
 	keys struct {
 		PrimaryKey   string `json:"primaryKey"`
@@ -112,6 +119,8 @@ func (s Settings) enroll(it outbox.Item) (enrollment, error) {
 	case it.Attestation == records.X509 && len(it.DER) > 0:
 		e.Attestation.X509 = &x509att{ClientCertificates: &certificates{Primary: &certificate{
 			Certificate: string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: it.DER}))}}}
+	case it.Attestation == records.TPM && isEndorsementKey(it.EndorsementKey):
+		e.Attestation.TPM = &tpm{EndorsementKey: base64.StdEncoding.EncodeToString(it.EndorsementKey)}
 	default:
 		return e, fmt.Errorf("the record of unit %s lacks what attestation %q needs", it.Unit, it.Attestation)
 	}
@@ -123,6 +132,16 @@ const (
 	minKey = 16
 	maxKey = 64
 )
+
+// ekSize is the length of an RSA-2048 endorsement key of the TCG's template L-1 as
+// a TPM2B_PUBLIC. The service's clients know no other kind.
+const ekSize = 316
+
+// isEndorsementKey says whether b is framed as such a key: two bytes of size, then
+// that many (TPM 2.0 Part 2, 12.2.5), and its first word is TPM_ALG_RSA.
+func isEndorsementKey(b []byte) bool {
+	return len(b) == ekSize && binary.BigEndian.Uint16(b) == ekSize-2 && binary.BigEndian.Uint16(b[2:]) == 1
+}
 
 // secondary is the second key of a symmetric enrollment. The device has one key,
 // but what the service does with one alone is not documented: it may make up the

@@ -75,6 +75,7 @@ func FuzzAnswers(f *testing.F) {
 		`{"isSuccessful":false,"errors":[{"registrationId":"dev-1","errorCode":409001,"errorStatus":"exists"}]}`,
 		`{"registrationId":"dev-1","attestation":{"type":"x509","x509":{"clientCertificates":{"primary":{"info":{"sha256Thumbprint":"00"}}}}},"provisioningStatus":"enabled","etag":"e"}`,
 		`{"type":"symmetricKey","symmetricKey":{"primaryKey":"AAAA","secondaryKey":"AAAA"}}`,
+		`{"registrationId":"dev-2","attestation":{"type":"tpm","tpm":{"endorsementKey":"AToA"}},"provisioningStatus":"enabled"}`,
 		`{"errorCode":400004,"trackingId":"t","message":"m"}`,
 		`[[[[[[]]]]]]`,
 	} {

@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -61,6 +63,11 @@ func (c *checkCmd) Run(g *globals) error {
 	}
 	if err := set.Check(); err != nil {
 		return err
+	}
+	for _, name := range slices.Sorted(maps.Keys(set.Products)) {
+		if _, err := home.TPMRoots(set, set.Products[name]); err != nil {
+			return fmt.Errorf("checking the TPM makers' roots of product %s: %w", name, err)
+		}
 	}
 	fmt.Fprintf(g.out, "%s: no mistakes\n  station %s; slots: %d, products: %d, customers: %d\n",
 		dir, set.Station.Name, len(set.Station.Slots), len(set.Products), len(set.Customers))

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"nameplate/ca"
+	"nameplate/ca/ek"
 	"nameplate/records"
 	"nameplate/records/ledger"
 	"nameplate/station/profile"
@@ -38,6 +39,11 @@ func (h *Home) OpenOrder(ctx context.Context, actor records.Actor, name string, 
 		}
 		opened.Terms.Issuer = ca.Digest(issuer.Raw)
 	}
+	if roots, err := TPMRoots(h.Set, h.Set.Products[opened.Product]); err != nil {
+		return records.Order{}, err
+	} else if roots != nil {
+		opened.Terms.EKRoots = roots.Fingerprints()
+	}
 	_, err = h.Ledger.Do(ctx, func(v records.View) ([]records.Draft, error) {
 		if err := records.OpenOrder(v, opened); err != nil {
 			return nil, err
@@ -48,6 +54,14 @@ func (h *Home) OpenOrder(ctx context.Context, actor records.Actor, name string, 
 		return records.Order{}, err
 	}
 	return h.Order(ctx, opened.ID)
+}
+
+// TPMRoots are the TPM makers' roots that a product names; nil if it names none.
+func TPMRoots(set profile.Set, p profile.Product) (*ek.Roots, error) {
+	if p.TPM.Roots == "" {
+		return nil, nil
+	}
+	return ek.LoadRoots(filepath.Join(set.Dir, p.TPM.Roots))
 }
 
 // invalid is how a file's mistakes reach a caller who may be elsewhere.

@@ -229,6 +229,15 @@ func (v *Vault) Issue(ctx context.Context, r ca.Request) (ca.Issued, error) {
 	return k.authority.Issue(ctx, r)
 }
 
+// Chain is what stands above a customer's certificates, DER: issuing CA, root.
+func (v *Vault) Chain(customer string) ([][]byte, error) {
+	k := v.keys.Load()
+	if k == nil {
+		return nil, ErrLocked
+	}
+	return k.authority.Chain(customer)
+}
+
 // Seal encrypts a secret so that it can be stored.
 func (h *Home) Seal(ref string, secret []byte) ([]byte, error) {
 	k := h.Vault.keys.Load()

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"nameplate/ca"
+	"nameplate/ca/ek"
 	"nameplate/flasher"
 	"nameplate/flasher/link"
 	"nameplate/records"
@@ -27,6 +28,8 @@ type Ledger interface {
 // Issuer signs device certificates.
 type Issuer interface {
 	Issue(ctx context.Context, r ca.Request) (ca.Issued, error)
+	// Chain is what stands above a customer's certificates, DER: issuing CA, root.
+	Chain(customer string) ([][]byte, error)
 }
 
 // Secrets keeps what must survive until the device holds it.
@@ -39,12 +42,20 @@ type Secrets interface {
 // when it was opened.
 type Job struct {
 	Order        string
+	Attestation  string
 	Driver       flasher.Driver
 	Options      flasher.Options
 	Organization string // of the leaf's subject
 	ValidDays    int    // of the leaf
 	Issuer       string // SHA-256 of the CA's certificate that the order was opened with; for x509
+	EK           EK     // for boards with a TPM
 	Limits       Limits
+}
+
+// EK is what is asked of the certificate of a board's endorsement key.
+type EK struct {
+	Policy ek.Policy
+	Roots  *ek.Roots // those that the order was opened with; nil for a policy that looks at none
 }
 
 // Limits bound each step, and a passage as a whole.

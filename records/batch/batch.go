@@ -4,11 +4,17 @@
 //	identities.csv    one line per unit, for people and spreadsheets
 //	identities.jsonl  the same rows, for programs
 //	chains.pem        leaf and issuing CA of each x509 unit, in the order of the rows
+//	ek.pem            the endorsement key certificate of each tpm unit that has one,
+//	                  in the order of the rows
 //	ca.pem            the issuing CAs and their roots
 //	checkpoint.txt    the signed statement "n events, this root" of the ledger
 //	manifest.jws      the signed list of all this: what, how many, which digest
 //
-// No file holds a key of a device. The package needs neither a ledger nor a
+// No file holds a secret of a device. Whose TPMs to trust is the customer's to
+// decide: ek.pem holds what the TPMs hold of their makers, and nothing here leads
+// from it to a maker's root.
+//
+// The package needs neither a ledger nor a
 // network, so that a small verifier can be built from it.
 package batch
 
@@ -29,16 +35,17 @@ const (
 	CSVFile        = "identities.csv"
 	JSONLFile      = "identities.jsonl"
 	ChainsFile     = "chains.pem"
+	EKFile         = "ek.pem"
 	CAFile         = "ca.pem"
 	CheckpointFile = "checkpoint.txt"
 	ManifestFile   = "manifest.jws"
 )
 
 // listed are the files that the manifest names, in its order.
-var listed = []string{CSVFile, JSONLFile, ChainsFile, CAFile, CheckpointFile}
+var listed = []string{CSVFile, JSONLFile, ChainsFile, EKFile, CAFile, CheckpointFile}
 
 // Format names this form of the hand-over; a verifier refuses any other.
-const Format = "nameplate-batch/1"
+const Format = "nameplate-batch/2"
 
 // QuotaFile is the quota level of a station that counts in its own ledger:
 // making too many is detectable, not prevented.
@@ -89,6 +96,7 @@ type Row struct {
 	Serial          string               `json:"serial"`
 	Hardware        []records.HardwareID `json:"hardware"`
 	Certificate     *Certificate         `json:"certificate,omitempty"` // x509 only
+	TPM             *TPM                 `json:"tpm,omitempty"`         // tpm only
 }
 
 // Certificate names a leaf; the leaf itself is in chains.pem.
@@ -96,6 +104,17 @@ type Certificate struct {
 	SHA256   string    `json:"sha256"` // of the DER
 	Serial   string    `json:"serial"` // lower-case hex, 32 digits
 	NotAfter time.Time `json:"not_after"`
+	Key      string    `json:"key"` // where its key was made: injected, device, tpm
+}
+
+// TPM names a TPM by its endorsement key.
+type TPM struct {
+	// EndorsementKey is the TPM2B_PUBLIC, size and all: its base64 is what an
+	// enrollment of the provisioning service holds.
+	EndorsementKey []byte `json:"endorsement_key"`
+	// Certificate is the SHA-256 of the key's certificate (DER), which is in
+	// ek.pem; empty if the TPM has none.
+	Certificate string `json:"certificate_sha256,omitempty"`
 }
 
 // PublicKey is a station's key as the customer holds it. It signs the manifest

@@ -38,6 +38,7 @@ type station struct {
 	caKey   *ecdsa.PrivateKey
 	issuing *x509.Certificate
 	cas     []byte
+	eks     map[int][]byte // EK certificates made so far
 }
 
 const origin = "nameplate.invalid/line-1/0a1b2c3d"
@@ -48,7 +49,7 @@ func newStation(t testing.TB) *station {
 	t.Helper()
 	skey, vkey, err := note.GenerateKey(rand.Reader, origin)
 	must(t, err)
-	s := &station{text: []byte(vkey + "\n")}
+	s := &station{text: []byte(vkey + "\n"), eks: map[int][]byte{}}
 	s.signer, err = note.NewSigner(skey)
 	must(t, err)
 	s.public, err = batch.ParsePublicKey(s.text)
@@ -108,7 +109,7 @@ func (s *station) unit(t testing.TB, n int) records.Unit {
 		Secret:   &records.SecretSealed{Ref: "secret-ref", Salt: []byte("salt"), SHA256: "sum"}}
 	if n%2 == 0 {
 		u.Attestation, u.Secret = records.X509, nil
-		u.Cert = &records.CertificateIssued{DER: s.leaf(t, u.RegistrationID)}
+		u.Cert = &records.CertificateIssued{Key: records.KeyInjected, DER: s.leaf(t, u.RegistrationID)}
 	}
 	return u
 }
@@ -126,8 +127,9 @@ func (s *station) input(t testing.TB, dir string, units ...records.Unit) batch.I
 	return batch.Input{Dir: dir, Station: "line-1", Customer: "customer-a", Units: each(units), CAs: s.cas,
 		Orders: []records.Order{{OrderOpened: records.OrderOpened{ID: "order-1", Customer: "customer-a", Product: "sensor",
 			ProductSHA256: strings.Repeat("ab", 32), Quota: 1000}}},
-		Checkpoint: func(context.Context) ([]byte, error) { return s.checkpoint(t), nil },
-		Record:     func(context.Context, batch.Result) error { return nil }, Key: s.key, QuotaLevel: batch.QuotaFile, Time: made}
+		EKCertificate: func(context.Context, records.Unit) ([]byte, error) { return nil, nil },
+		Checkpoint:    func(context.Context) ([]byte, error) { return s.checkpoint(t), nil },
+		Record:        func(context.Context, batch.Result) error { return nil }, Key: s.key, QuotaLevel: batch.QuotaFile, Time: made}
 }
 
 func each(units []records.Unit) iter.Seq2[records.Unit, error] {
@@ -188,7 +190,7 @@ func TestWriteThenVerify(t *testing.T) {
 	}
 	sheet, err := os.ReadFile(filepath.Join(dir, batch.CSVFile))
 	must(t, err)
-	want := "U1,dev-a000001,0ne0000000A,global.azure-devices-provisioning.net,symmetricKey,order-1,A000001,mac=02:00:00:00:00:01,,,\n"
+	want := "U1,dev-a000001,0ne0000000A,global.azure-devices-provisioning.net,symmetricKey,order-1,A000001,mac=02:00:00:00:00:01,,,,,,\n"
 	if lines := strings.SplitAfter(string(sheet), "\n"); len(lines) != 5 || lines[1] != want {
 		t.Errorf("%s:\n%s", batch.CSVFile, sheet)
 	}
@@ -200,7 +202,7 @@ func TestWriteThenVerify(t *testing.T) {
 // bits, becomes every other byte.
 func TestEveryChangedByteIsFound(t *testing.T) {
 	s := newStation(t)
-	dir := s.write(t, 2)
+	dir := s.writeTPM(t, func(in *batch.Input) { in.Units = each([]records.Unit{s.unit(t, 2), s.tpmUnit(t, 3)}) })
 	changes := func(name string, good []byte, i int) []byte {
 		switch {
 		case name != batch.ManifestFile:
@@ -285,6 +287,8 @@ func TestVerifyFindings(t *testing.T) {
 			"identities.jsonl: row 3: the last line is cut off: unexpected EOF"},
 		{"chains cut", change(batch.ChainsFile, cut), "chains.pem: dev-a000002: the unit's chain is missing or unreadable: a certificate ends early: unexpected EOF"},
 		{"chains grown", change(batch.ChainsFile, grow), "chains.pem: there are more certificates than units need"},
+		{"ek grown", change(batch.EKFile, grow), "ek.pem: the file is not the one that was signed (its size or digest differs)"},
+		{"ek missing", remove(batch.EKFile), "ek.pem: the file is missing"},
 		{"ca cut", change(batch.CAFile, cut), "ca.pem: the file is not the one that was signed (its size or digest differs)"},
 		{"checkpoint cut", change(batch.CheckpointFile, cut), "checkpoint.txt: the file is not the one that was signed (its size or digest differs)"},
 		{"manifest cut", change(batch.ManifestFile, cut), "manifest.jws: manifest is not a JWS in compact form"},
@@ -335,12 +339,12 @@ func TestVerifyHoldsTheStationToTheRules(t *testing.T) {
 			u := s.unit(t, 2)
 			fake := *other
 			fake.issuing = s.issuing // the right name and key identifier, the wrong key
-			u.Cert = &records.CertificateIssued{DER: fakeLeaf(t, &fake, u.RegistrationID)}
+			u.Cert = &records.CertificateIssued{Key: records.KeyInjected, DER: fakeLeaf(t, &fake, u.RegistrationID)}
 			in.Units = each([]records.Unit{u})
 		}, "chains.pem: dev-a000002: the chain does not lead to a root in ca.pem", batch.BadChain},
 		{"leaf for another ID", func(in *batch.Input) {
 			u := s.unit(t, 2)
-			u.Cert = &records.CertificateIssued{DER: s.leaf(t, "dev-b")}
+			u.Cert = &records.CertificateIssued{Key: records.KeyInjected, DER: s.leaf(t, "dev-b")}
 			in.Units = each([]records.Unit{u})
 		}, `chains.pem: dev-a000002: the certificate's common name is "dev-b"`, batch.BadChain},
 		{"one serial twice", func(in *batch.Input) {
@@ -435,12 +439,12 @@ func TestWriteRefusals(t *testing.T) {
 		wantRefusal(t, err, "batch-empty")
 	})
 	for name, edit := range map[string]func(*records.Unit){
-		"unit U1 is passed, not released":                                               func(u *records.Unit) { u.State = records.Passed },
-		"unit U1 belongs to customer customer-b":                                        func(u *records.Unit) { u.Customer = "customer-b" },
-		"unit U1 is of order order-2, which is not among those given":                   func(u *records.Unit) { u.Order = "order-2" },
-		"writing batch: unit U1: serial is not printable text":                          func(u *records.Unit) { u.Serial = "A\n1" },
-		"writing batch: unit U1 was released without a certificate":                     func(u *records.Unit) { u.Attestation = records.X509 },
-		`writing batch: unit U1 has attestation "tpm", which this format does not know`: func(u *records.Unit) { u.Attestation = "tpm" },
+		"unit U1 is passed, not released":                                                func(u *records.Unit) { u.State = records.Passed },
+		"unit U1 belongs to customer customer-b":                                         func(u *records.Unit) { u.Customer = "customer-b" },
+		"unit U1 is of order order-2, which is not among those given":                    func(u *records.Unit) { u.Order = "order-2" },
+		"writing batch: unit U1: serial is not printable text":                           func(u *records.Unit) { u.Serial = "A\n1" },
+		"writing batch: unit U1 was released without a certificate":                      func(u *records.Unit) { u.Attestation = records.X509 },
+		`writing batch: unit U1 has attestation "none", which this format does not know`: func(u *records.Unit) { u.Attestation = "none" },
 	} {
 		t.Run(name, func(t *testing.T) {
 			u := s.unit(t, 1)

@@ -40,6 +40,12 @@ func (c *checker) row(r Row) {
 	for _, h := range r.Hardware {
 		c.unique(r, "hardware ID "+h.Kind, h.Value)
 	}
+	if r.TPM != nil {
+		c.unique(r, "endorsement key", string(r.TPM.EndorsementKey))
+		if err := r.checkEK(); err != nil {
+			c.v.find(BadRow, JSONLFile, r.RegistrationID, "%s", sentence(err))
+		}
+	}
 }
 
 // chain checks a unit's leaf and the CA that stands behind it.
@@ -53,6 +59,16 @@ func (c *checker) chain(r Row, leaf, issuing *x509.Certificate) {
 	}
 	c.unique(r, "certificate serial", string(leaf.RawIssuer)+"\x00"+r.Certificate.Serial)
 	c.unique(r, "public key", string(leaf.RawSubjectPublicKeyInfo))
+}
+
+// ekCertificate checks the certificate of a unit's endorsement key.
+func (c *checker) ekCertificate(r Row, cert *x509.Certificate) {
+	switch {
+	case digest(cert.Raw) != r.TPM.Certificate:
+		c.v.find(BadChain, EKFile, r.RegistrationID, "the row names certificate %s, but the file holds %s", r.TPM.Certificate, digest(cert.Raw))
+	case !isFor(cert, r.TPM.EndorsementKey):
+		c.v.find(BadChain, EKFile, r.RegistrationID, "the certificate is for another key than the unit's endorsement key")
+	}
 }
 
 func (c *checker) unique(r Row, what, name string) {

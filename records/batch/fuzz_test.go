@@ -69,6 +69,11 @@ func FuzzRow(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Add(line)
+	r.Attestation, r.TPM = records.TPM, &TPM{EndorsementKey: append(bytes.Clone(ekHead), bytes.Repeat([]byte{0x81}, ekModulus)...), Certificate: "ab"}
+	if line, err = r.jsonLine(); err != nil {
+		f.Fatal(err)
+	}
+	f.Add(line)
 	f.Add([]byte("{}\n"))
 	f.Fuzz(func(t *testing.T, line []byte) {
 		r, err := parseRow(line)
@@ -78,6 +83,12 @@ func FuzzRow(f *testing.F) {
 		again, err := r.jsonLine()
 		if err != nil || !bytes.Equal(again, line) {
 			t.Errorf("row %q is written as %q (%v)", line, again, err)
+		}
+		if r.TPM == nil || r.checkEK() != nil {
+			return
+		}
+		if key, err := parseEK(r.TPM.EndorsementKey); err != nil || key.N.BitLen() != 2048 || len(r.TPM.EndorsementKey) != 316 {
+			t.Errorf("took %x for an endorsement key (%v)", r.TPM.EndorsementKey, err)
 		}
 	})
 }

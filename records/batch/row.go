@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/csv"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"math/big"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -19,9 +21,11 @@ import (
 
 // header is the first line of identities.csv.
 var header = []string{"unit", "registration_id", "id_scope", "registration_url", "attestation", "order", "serial",
-	"hardware", "certificate_sha256", "certificate_serial", "certificate_not_after"}
+	"hardware", "certificate_sha256", "certificate_serial", "certificate_not_after", "certificate_key",
+	"endorsement_key", "endorsement_certificate_sha256"}
 
-// maxLine bounds a row in either file. A row has about ten short fields.
+// maxLine bounds a row in either file. A row has about ten short fields, and an
+// endorsement key of 424 characters.
 const maxLine = 64 << 10
 
 // rowOf is what a customer learns of a released unit, and its leaf (nil without
@@ -42,6 +46,12 @@ func rowOf(u records.Unit) (Row, *x509.Certificate, error) {
 			return r, nil, fmt.Errorf("reading certificate of unit %s: %w", u.ID, err)
 		}
 		r.Certificate, leaf = certificateOf(cert), cert
+		r.Certificate.Key = u.Cert.Key
+	case records.TPM:
+		r.TPM = &TPM{EndorsementKey: u.EK}
+		if err := r.checkEK(); err != nil {
+			return r, nil, fmt.Errorf("unit %s: %w", u.ID, err)
+		}
 	default:
 		return r, nil, fmt.Errorf("unit %s has attestation %q, which this format does not know", u.ID, u.Attestation)
 	}
@@ -73,6 +83,12 @@ func (r Row) check() error {
 	if (r.Attestation == records.X509) != (r.Certificate != nil) {
 		return fmt.Errorf("attestation %q and the certificate's digest do not go together", r.Attestation)
 	}
+	if (r.Attestation == records.TPM) != (r.TPM != nil) {
+		return fmt.Errorf("attestation %q and the endorsement key do not go together", r.Attestation)
+	}
+	if c := r.Certificate; c != nil && !slices.Contains([]string{records.KeyInjected, records.KeyInFile, records.KeyInTPM}, c.Key) {
+		return fmt.Errorf("%q is no place where a key is made", c.Key)
+	}
 	return nil
 }
 
@@ -87,8 +103,13 @@ func (r Row) fields() []string {
 		c = *r.Certificate
 		notAfter = c.NotAfter.UTC().Format(time.RFC3339)
 	}
+	t := TPM{}
+	if r.TPM != nil {
+		t = *r.TPM
+	}
 	return []string{r.Unit, r.RegistrationID, r.IDScope, r.RegistrationURL, r.Attestation, r.Order, r.Serial,
-		strings.Join(hardware, ";"), c.SHA256, c.Serial, notAfter}
+		strings.Join(hardware, ";"), c.SHA256, c.Serial, notAfter, c.Key,
+		base64.StdEncoding.EncodeToString(t.EndorsementKey), t.Certificate}
 }
 
 // csvLine is the row's line in identities.csv, newline included.

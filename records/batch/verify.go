@@ -293,10 +293,10 @@ func (v *verifier) close(s *in, rows int) error {
 	return nil
 }
 
-// rows reads the three big files side by side, one unit at a time.
+// rows reads the four big files side by side, one unit at a time.
 func (v *verifier) rows(ctx context.Context) error {
-	var streams [3]*in
-	for i, name := range []string{CSVFile, JSONLFile, ChainsFile} {
+	var streams [4]*in
+	for i, name := range []string{CSVFile, JSONLFile, ChainsFile, EKFile} {
 		s, err := v.stream(name)
 		if err != nil {
 			return err
@@ -307,13 +307,13 @@ func (v *verifier) rows(ctx context.Context) error {
 		defer s.f.Close()
 		streams[i] = s
 	}
-	sheet, lines, chains := streams[0], streams[1], streams[2]
+	sheet, lines, chains, eks := streams[0], streams[1], streams[2], streams[3]
 
 	if first, err := sheet.line(); err != nil || !bytes.Equal(first, csvLine(header)) {
 		v.find(BadRow, CSVFile, "", "the first line does not name the columns")
 	}
 	c := newChecker(v)
-	sheetRows, certs := 0, 0
+	sheetRows, certs, ekCerts := 0, 0, 0
 	for {
 		if err := ctx.Err(); err != nil {
 			return fmt.Errorf("verifying batch: %w", err)
@@ -342,40 +342,55 @@ func (v *verifier) rows(ctx context.Context) error {
 			}
 		}
 		c.row(row)
-		if row.Certificate == nil {
-			continue
+		if row.Certificate != nil {
+			leaf, issuing, err := pair(chains)
+			if err != nil {
+				v.find(BadChain, ChainsFile, row.RegistrationID, "%s", sentence(err))
+				break
+			}
+			certs += 2
+			c.chain(row, leaf, issuing)
 		}
-		leaf, issuing, err := pair(chains)
-		if err != nil {
-			v.find(BadChain, ChainsFile, row.RegistrationID, "%s", sentence(err))
-			break
+		if row.TPM != nil && row.TPM.Certificate != "" {
+			cert, err := eks.certificate()
+			if err != nil {
+				v.find(BadChain, EKFile, row.RegistrationID, "the certificate of the unit's endorsement key is missing or unreadable: %s", sentence(err))
+				break
+			}
+			ekCerts++
+			c.ekCertificate(row, cert)
 		}
-		certs += 2
-		c.chain(row, leaf, issuing)
 	}
 	if _, err := sheet.line(); err != io.EOF {
 		v.find(BadRow, CSVFile, "", "there are more lines than units")
 	}
-	if _, err := chains.ReadByte(); err != io.EOF {
-		v.find(BadChain, ChainsFile, "", "there are more certificates than units need")
+	for _, s := range []*in{chains, eks} {
+		if _, err := s.ReadByte(); err != io.EOF {
+			v.find(BadChain, s.want.Name, "", "there are more certificates than units need")
+		}
 	}
 	c.finish()
-	return errors.Join(v.close(sheet, sheetRows), v.close(lines, v.report.Units), v.close(chains, certs))
+	return errors.Join(v.close(sheet, sheetRows), v.close(lines, v.report.Units), v.close(chains, certs), v.close(eks, ekCerts))
 }
 
 // pair reads a leaf and the issuing CA that follows it.
 func pair(s *in) (leaf, issuing *x509.Certificate, err error) {
 	var certs [2]*x509.Certificate
 	for i := range certs {
-		der, err := nextCertificate(s.Reader)
-		if err != nil {
+		if certs[i], err = s.certificate(); err != nil {
 			return nil, nil, fmt.Errorf("the unit's chain is missing or unreadable: %w", err)
-		}
-		if certs[i], err = x509.ParseCertificate(der); err != nil {
-			return nil, nil, fmt.Errorf("the unit's chain is unreadable: %w", err)
 		}
 	}
 	return certs[0], certs[1], nil
+}
+
+// certificate reads the next certificate of a PEM file.
+func (s *in) certificate() (*x509.Certificate, error) {
+	der, err := nextCertificate(s.Reader)
+	if err != nil {
+		return nil, err
+	}
+	return x509.ParseCertificate(der)
 }
 
 // sentence is an error's text as a finding tells it.

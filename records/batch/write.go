@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/ed25519"
 	"crypto/sha256"
+	"crypto/x509"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -27,6 +28,10 @@ type Input struct {
 	Orders   []records.Order                // all orders that units may be of
 	Units    iter.Seq2[records.Unit, error] // released units of this customer
 	CAs      []byte                         // PEM: issuing CAs and roots of the chains; nil without x509 units
+	// EKCertificate returns the certificate (DER) of the unit's endorsement key, as
+	// it was read from the TPM, nil if there was none. It is asked for tpm units
+	// alone. One that is not for that key is left out.
+	EKCertificate func(context.Context, records.Unit) ([]byte, error)
 	// Checkpoint signs the ledger as it is; it is asked when the last unit has
 	// been read, so that it covers every unit of the batch.
 	Checkpoint func(context.Context) ([]byte, error)
@@ -177,10 +182,10 @@ func (w *writer) run(ctx context.Context) (Result, error) {
 	return Result{ManifestSHA256: f.SHA256, Units: m.Units, Size: signed.Size}, err
 }
 
-// rows streams the units into the three files that grow with their number.
+// rows streams the units into the four files that grow with their number.
 func (w *writer) rows(ctx context.Context) (int, []File, error) {
-	var outs [3]*out
-	for i, name := range []string{CSVFile, JSONLFile, ChainsFile} {
+	var outs [4]*out
+	for i, name := range []string{CSVFile, JSONLFile, ChainsFile, EKFile} {
 		o, err := create(w.dir, name)
 		if err != nil {
 			return 0, nil, err
@@ -188,7 +193,7 @@ func (w *writer) rows(ctx context.Context) (int, []File, error) {
 		defer o.f.Close() // again after finish: harmless
 		outs[i] = o
 	}
-	sheet, lines, chains := outs[0], outs[1], outs[2]
+	sheet, lines, chains, eks := outs[0], outs[1], outs[2], outs[3]
 
 	sheet.Write(csvLine(header))
 	units := 0
@@ -205,6 +210,17 @@ func (w *writer) rows(ctx context.Context) (int, []File, error) {
 		row, leaf, err := rowOf(u)
 		if err != nil {
 			return 0, nil, fmt.Errorf("writing batch: %w", err)
+		}
+		if row.TPM != nil {
+			cert, err := w.ekCertificate(ctx, u)
+			if err != nil {
+				return 0, nil, err
+			}
+			if cert != nil {
+				row.TPM.Certificate = digest(cert.Raw)
+				eks.Write(pemOf(cert.Raw))
+				eks.rows++
+			}
 		}
 		line, err := row.jsonLine()
 		if err != nil {
@@ -234,6 +250,20 @@ func (w *writer) rows(ctx context.Context) (int, []File, error) {
 		files = append(files, f)
 	}
 	return units, files, nil
+}
+
+// ekCertificate is the certificate of the unit's endorsement key, nil if there is
+// none that is for that key.
+func (w *writer) ekCertificate(ctx context.Context, u records.Unit) (*x509.Certificate, error) {
+	der, err := w.in.EKCertificate(ctx, u)
+	if err != nil {
+		return nil, fmt.Errorf("reading EK certificate of unit %s: %w", u.ID, err)
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil || !isFor(cert, u.EK) {
+		return nil, nil // it says nothing of this TPM; the ledger keeps it
+	}
+	return cert, nil
 }
 
 // admit refuses a unit that is not the customer's to have.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"time"
 
 	"nameplate/records"
@@ -41,8 +42,8 @@ func (h *Home) Export(ctx context.Context, actor records.Actor, customer, order,
 		return Exported{}, err
 	}
 	result, err := batch.Write(ctx, batch.Input{Dir: dir, Station: h.Set.Station.Name, Customer: customer, Orders: orders,
-		Units:      h.Ledger.Units(ctx, ledger.UnitQuery{Customer: customer, Order: order, State: records.Released}),
-		CAs:        cas,
+		Units: h.Ledger.Units(ctx, ledger.UnitQuery{Customer: customer, Order: order, State: records.Released}),
+		CAs:   cas, EKCertificate: h.ekCertificate,
 		Checkpoint: h.checkpoint,
 		Record: func(ctx context.Context, r batch.Result) error {
 			_, err := h.Ledger.Do(ctx, func(records.View) ([]records.Draft, error) {
@@ -80,6 +81,29 @@ func (h *Home) exported(ctx context.Context, customer, order string) ([]records.
 			Next: "See 'station order list'."}
 	}
 	return orders, customer, nil
+}
+
+// ekCertificate is the certificate of the unit's endorsement key as it was last
+// read from the TPM, nil if there was none. It stays in its event: a unit's state
+// is written often.
+func (h *Home) ekCertificate(ctx context.Context, u records.Unit) ([]byte, error) {
+	events, err := h.Ledger.UnitEvents(ctx, u.ID)
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range slices.Backward(events) {
+		if e.Kind != (records.EvidenceAccepted{}).Kind() {
+			continue
+		}
+		b, err := e.Body()
+		if err != nil {
+			return nil, err
+		}
+		if tpm := b.(records.EvidenceAccepted).TPM; tpm != nil {
+			return tpm.Certificate, nil
+		}
+	}
+	return nil, nil
 }
 
 // chain is what the customer's certificates are checked with: its issuing CA and

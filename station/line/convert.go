@@ -36,7 +36,7 @@ func hardwareToRecords(ids []flasher.HardwareID) []records.HardwareID {
 func manifestToRecords(m flasher.Manifest) []records.Item {
 	out := make([]records.Item, len(m))
 	for i, it := range m {
-		out[i] = records.Item{Name: it.Name, SHA256: it.SHA256, Salt: it.Salt, How: string(it.How)}
+		out[i] = records.Item{Name: it.Name, SHA256: it.SHA256, Salt: it.Salt, How: string(it.How), Proof: (*records.Proof)(it.Proof)}
 	}
 	return out
 }
@@ -44,7 +44,7 @@ func manifestToRecords(m flasher.Manifest) []records.Item {
 func manifestToFlasher(items []records.Item) flasher.Manifest {
 	out := make(flasher.Manifest, len(items))
 	for i, it := range items {
-		out[i] = flasher.Item{Name: it.Name, SHA256: it.SHA256, Salt: it.Salt, How: flasher.How(it.How)}
+		out[i] = flasher.Item{Name: it.Name, SHA256: it.SHA256, Salt: it.Salt, How: flasher.How(it.How), Proof: (*flasher.Proof)(it.Proof)}
 	}
 	return out
 }

@@ -90,7 +90,7 @@ func (p *passage) steps(ctx context.Context) (ending, error) {
 		{"identify", p.job.Limits.Identify, p.identify},
 		{"claim", recordLimit, p.claim},
 		{"resume", p.job.Limits.Verify, p.resume},
-		{"key", recordLimit, p.makeKey},
+		{"key", p.job.Limits.Write, p.makeKey}, // the device may make it, over its link
 		{"issue", recordLimit, p.issue},
 		{"write", p.job.Limits.Write, p.write},
 		{"verify", p.job.Limits.Verify, p.verify},

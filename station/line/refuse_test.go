@@ -330,3 +330,5 @@ type failingIssuer struct{ err error }
 func (i failingIssuer) Issue(context.Context, ca.Request) (ca.Issued, error) {
 	return ca.Issued{}, i.err
 }
+
+func (i failingIssuer) Chain(string) ([][]byte, error) { return nil, i.err }

@@ -33,6 +33,12 @@ func (p *passage) identify(ctx context.Context) (Result, error) {
 	p.dev = dev
 	facts := dev.Facts()
 	hw := hardwareToRecords(facts.HardwareIDs)
+	// Before the unit is known: an endorsement key names a unit for ever, and a
+	// board that only claims to hold it must not take that name.
+	proven, err := p.proveTPM(ctx, facts.Endorsement)
+	if err != nil {
+		return Continue, err
+	}
 	_, err = p.record(ctx, func(v records.View) ([]records.Draft, error) {
 		u, err := records.Admit(v, hw, records.Found{Blank: facts.StoreBlank, Key: facts.KeyHeld})
 		p.unit = u // a refused board that is known is refused under its name
@@ -46,7 +52,11 @@ func (p *passage) identify(ctx context.Context) (Result, error) {
 		return []records.Draft{d}, nil
 		// If we stop here: the same hardware IDs give the same unit.
 	})
-	return Continue, err
+	if err != nil || proven == nil {
+		return Continue, err
+	}
+	return Continue, p.fact(ctx, records.EvidenceAccepted{TPM: proven})
+	// If we stop here: the TPM is asked again when the unit comes back.
 }
 
 // claim gives the unit its registration ID, its serial and one of the quota.
@@ -70,19 +80,19 @@ func (p *passage) claim(ctx context.Context) (Result, error) {
 // whatever did not arrive whole is made anew under the same registration ID.
 func (p *passage) resume(ctx context.Context) (Result, error) {
 	u := p.unit
-	if u.Manifest != nil && (u.Secret != nil || u.Cert != nil) {
+	if u.Manifest != nil && u.Ready() {
 		want := manifestToFlasher(u.Manifest)
 		found, err := p.dev.ReadBack(ctx, want)
 		if err != nil {
 			return Continue, fmt.Errorf("reading the board: %w", err)
 		}
-		if len(want.Missing(found)) == 0 {
+		if len(want.Missing(found)) == 0 && checkProofs(found) == nil {
 			p.found = found
 			return Continue, nil
 		}
 	}
 	switch {
-	case u.Cert != nil:
+	case u.Cert != nil && u.Key == records.KeyInjected:
 		// The injected key is gone with the process that made it.
 		// If we stop after this: no certificate is live, and a new one is issued.
 		return Continue, p.fact(ctx, records.CertificateVoided{Serial: u.Cert.Serial, Reason: "its key was injected and never verified on the device"})
@@ -90,13 +100,19 @@ func (p *passage) resume(ctx context.Context) (Result, error) {
 		// If we stop after this: no secret is live, and a new one is sealed.
 		return Continue, p.fact(ctx, records.SecretDestroyed{Ref: u.Secret.Ref, Reason: "it may be in part on the device"})
 	}
+	// A key of the device's own, in a file or in its TPM, stays with it whatever a
+	// write did: the same identity is written again.
 	return Skip, nil
 }
 
-// makeKey makes the unit's secret, or reveals the sealed one that waits.
+// makeKey makes the unit's secret, or reveals the sealed one that waits; or lets
+// the device make its key, or show the one that it made.
 func (p *passage) makeKey(ctx context.Context) (Result, error) {
-	if p.found != nil {
+	if p.found != nil || p.unit.Attestation == records.TPM {
 		return Skip, nil
+	}
+	if p.unit.Attestation == records.X509 && p.unit.Key != records.KeyInjected {
+		return Continue, p.askKey(ctx)
 	}
 	if p.unit.Attestation == records.X509 {
 		csr, key, err := ca.InjectedKey(p.unit.RegistrationID)
@@ -137,10 +153,18 @@ func (p *passage) makeKey(ctx context.Context) (Result, error) {
 	return Continue, err
 }
 
-// issue gets the leaf for an injected key.
+// issue gets the leaf for the key; one that exists already is the device's, for
+// a key that it has just shown.
 func (p *passage) issue(ctx context.Context) (Result, error) {
 	if p.found != nil || p.unit.Attestation != records.X509 {
 		return Skip, nil
+	}
+	if c := p.unit.Cert; c != nil {
+		chain, err := p.Issuer.Chain(p.unit.Customer)
+		if err != nil {
+			return Continue, err
+		}
+		return Skip, p.takeChain(c.DER, chain)
 	}
 	var now time.Time
 	if _, err := p.Ledger.Do(ctx, func(v records.View) ([]records.Draft, error) {
@@ -155,16 +179,25 @@ func (p *passage) issue(ctx context.Context) (Result, error) {
 	if err != nil {
 		return Continue, err
 	}
-	if got := ca.Digest(issued.Chain[0]); got != p.job.Issuer {
-		return Continue, &records.Refusal{Code: "issuer-changed", Sentence: fmt.Sprintf("The issuing CA of %s is not the one that order %s was opened with.", p.unit.Customer, p.order),
+	if err := p.takeChain(issued.DER, issued.Chain); err != nil {
+		return Continue, err
+	}
+	return Continue, p.fact(ctx, records.CertificateIssued{RegistrationID: p.unit.RegistrationID,
+		Issuer: ca.Digest(issued.Chain[0]), Serial: issued.Serial, SPKI: issued.SPKI, Key: p.unit.Key, DER: issued.DER})
+	// If we stop here: a certificate for an injected key is voided and its quota
+	// unit is used again by the same unit; one for the device's own key is written
+	// when the device comes back.
+}
+
+// takeChain makes the chain for the device of a leaf and what stands above it. It
+// ends at the issuing CA: the service knows the root.
+func (p *passage) takeChain(leaf []byte, above [][]byte) error {
+	if got := ca.Digest(above[0]); got != p.job.Issuer {
+		return &records.Refusal{Code: "issuer-changed", Sentence: fmt.Sprintf("The issuing CA of %s is not the one that order %s was opened with.", p.unit.Customer, p.order),
 			Next: "Start the station again; if that does not help, close the order and open a new one."}
 	}
-	// The chain on the device ends at the issuing CA: the service knows the root.
-	p.chain = append(encodeCertificate(issued.DER), encodeCertificate(issued.Chain[0])...)
-	return Continue, p.fact(ctx, records.CertificateIssued{RegistrationID: p.unit.RegistrationID,
-		Issuer: ca.Digest(issued.Chain[0]), Serial: issued.Serial, SPKI: issued.SPKI, Key: "injected", DER: issued.DER})
-	// If we stop here: the certificate is voided and its quota unit is used again
-	// by the same unit.
+	p.chain = append(encodeCertificate(leaf), encodeCertificate(above[0])...)
+	return nil
 }
 
 func encodeCertificate(der []byte) []byte {
@@ -178,9 +211,10 @@ func (p *passage) write(ctx context.Context) (Result, error) {
 	}
 	id := flasher.Identity{RegistrationURL: p.unit.RegistrationURL, IDScope: p.unit.IDScope,
 		RegistrationID: p.unit.RegistrationID, Attestation: flasher.Attestation(p.unit.Attestation), Salt: newSalt()}
-	if id.Attestation == flasher.X509 {
-		id.Certificate, id.PrivateKey = p.chain, p.key
-	} else {
+	switch id.Attestation {
+	case flasher.X509:
+		id.Certificate, id.PrivateKey = p.chain, p.key // no key if it is the device's own
+	case flasher.SymmetricKey:
 		id.SymmetricKey = p.key
 	}
 	plan, err := p.dev.Plan(id)
@@ -222,6 +256,9 @@ func (p *passage) verify(ctx context.Context) (Result, error) {
 			return Continue, &records.Refusal{Code: "verify-mismatch",
 				Sentence: fmt.Sprintf("The board does not hold what was written: %s differ.", strings.Join(missing, ", ")),
 				Next:     "Put it back once; if it happens again, set the board aside."}
+		}
+		if err := checkProofs(found); err != nil {
+			return Continue, err
 		}
 		p.found = found
 	}

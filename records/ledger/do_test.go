@@ -135,6 +135,8 @@ func TestIncompleteDrafts(t *testing.T) {
 		{"old passage", "checking draft of passage.opened: it names an old passage", oldPassage},
 		{"no passage", "checking draft of passage.closed: it names no passage", passageClosed("slot-1", 0, 0, "", records.Error)},
 		{"no unit", "checking draft of unit.verified: it names no unit", about(0, "", records.UnitVerified{})},
+		{"evidence of no unit", "checking draft of evidence.accepted: it names no unit", proved(0, p, "ek")},
+		{"evidence outside a passage", "checking draft of evidence.accepted: it names no passage", proved(u, 0, "ek")},
 		{"claim without order", "checking draft of identity.claimed: it names no order", about(u, "", records.IdentityClaimed{})},
 		{"no sealed bytes", "checking draft of secret.sealed: it names no sealed bytes", noBytes},
 		{"made known by another", "checking draft of unit.passed: only unit.identified makes a unit known", about(records.NewUnit, "", records.UnitPassed{})},
@@ -169,11 +171,20 @@ func TestOneIdentityOneDevice(t *testing.T) {
 	four, _ := seen(t, l, "slot-4", "dd")
 	five, _ := seen(t, l, "slot-5", "ee")
 	free := do(t, l, passageOpened("slot-6"))[0].Passage
+	do(t, l, makingKeys("wo-3", records.KeyInFile, 10), makingKeys("wo-4", records.KeyInTPM, 10))
+	six, p6 := seen(t, l, "slot-7", "ff")
+	seven, p7 := seen(t, l, "slot-8", "ab")
+	eight, p8 := seen(t, l, "slot-9", "ac")
 	first := mustClaim(t, l, one, "wo-1")
 	do(t, l, sealed(one, "ref-1"))
 	id3 := mustClaim(t, l, three, "wo-2").RegistrationID
 	id4 := mustClaim(t, l, four, "wo-2").RegistrationID
 	do(t, l, issued(three, id3, "01", "key-1"))
+	do(t, l, proved(eight, p8, "ek-8"))
+	mustClaim(t, l, six, "wo-3")
+	mustClaim(t, l, seven, "wo-3")
+	mustClaim(t, l, eight, "wo-4")
+	do(t, l, accepted(six, p6, records.KeyInFile, "key-6", ""))
 	do(t, l, about(five, "wo-1", records.IdentityClaimed{Number: 2, Serial: "A000002", RegistrationID: "wo-1-a000002", Attestation: records.SymmetricKey}))
 
 	like := func(change func(*records.IdentityClaimed)) records.Draft {
@@ -193,6 +204,10 @@ func TestOneIdentityOneDevice(t *testing.T) {
 			like(func(c *records.IdentityClaimed) { c.Serial = first.Serial })},
 		{"certificate", "The certificate issuer/01 belongs to unit U8 already.", issued(four, id4, "01", "key-2")},
 		{"key", "The key key-1 belongs to unit U8 already.", issued(four, id4, "02", "key-1")},
+		{"key of a device, known from evidence", "The key key-6 belongs to unit U17 already.", accepted(seven, p7, records.KeyInFile, "key-6", "")},
+		{"key in a TPM, known from evidence", "The key key-6 belongs to unit U17 already.", accepted(eight, p8, records.KeyInTPM, "key-6", "ek-8")},
+		{"key of a device, known from a certificate", "The key key-1 belongs to unit U8 already.", accepted(seven, p7, records.KeyInFile, "key-1", "")},
+		{"injected key, known from evidence", "The key key-6 belongs to unit U17 already.", issued(four, id4, "03", "key-6")},
 		{"slot", "The slot slot-1 belongs to passage P3 already.", passageOpened("slot-1")},
 		{"secret", "The secret ref-1 belongs to unit U4 already.", sealed(five, "ref-1")},
 	}
@@ -206,6 +221,8 @@ func TestOneIdentityOneDevice(t *testing.T) {
 			}
 		})
 	}
+	// A device may show its own key as often as it likes.
+	do(t, l, accepted(six, p6, records.KeyInFile, "key-6", ""))
 	// Two spaces are guarded by the folds before their marks are taken.
 	for name, draft := range map[string]records.Draft{
 		"number": like(func(c *records.IdentityClaimed) { c.Number = 1 }),
@@ -223,11 +240,16 @@ func TestSchemaHoldsThePromises(t *testing.T) {
 	path := create(t)
 	l := open(t, path)
 	oneReleased(t, l)
+	do(t, l, makingKeys("wo-key", records.KeyInFile, 1))
+	u, p := seen(t, l, "slot-key", "ee")
+	mustClaim(t, l, u, "wo-key")
+	do(t, l, accepted(u, p, records.KeyInFile, "key-1", ""))
 	l.Close()
 	for _, statement := range []string{
 		"INSERT INTO owners (space, name, owner) SELECT space, name, owner + 1 FROM owners WHERE space = 'registration'",
 		"INSERT INTO owners (space, name, owner) SELECT space, name, owner + 1 FROM owners WHERE space = 'hardware'",
 		"INSERT INTO owners (space, name, owner) SELECT space, name, owner + 1 FROM owners WHERE space = 'secret'",
+		"INSERT INTO owners (space, name, owner) SELECT space, name, owner + 1 FROM owners WHERE space = 'key'",
 		"UPDATE owners SET owner = owner + 1",
 		"UPDATE orders SET live = quota + 1",
 		"UPDATE orders SET live = -1",

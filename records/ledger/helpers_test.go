@@ -99,6 +99,15 @@ func orderOpened(id, attestation string, quota int) records.Draft {
 	}}
 }
 
+// makingKeys is an order whose devices make their own key.
+func makingKeys(id, key string, quota int) records.Draft {
+	d := orderOpened(id, records.X509, quota)
+	o := d.Body.(records.OrderOpened)
+	o.Product, o.Terms.Key = o.Product+"-"+key, key
+	d.Body = o
+	return d
+}
+
 func passageOpened(slot string) records.Draft {
 	return records.Draft{Actor: badge, Passage: records.NewPassage, Body: records.PassageOpened{Slot: slot}}
 }
@@ -124,6 +133,19 @@ func sealed(u records.UnitID, ref string) records.Draft {
 
 func issued(u records.UnitID, id, serial, key string) records.Draft {
 	return about(u, "", records.CertificateIssued{RegistrationID: id, Issuer: "issuer", Serial: serial, SPKI: key, Key: "injected", DER: []byte("certificate " + serial)})
+}
+
+// proved is what a TPM proved of itself, accepted what a device proved of its key.
+func proved(u records.UnitID, p records.PassageID, ek string) records.Draft {
+	return records.Draft{Actor: badge, Unit: u, Passage: p, Body: records.EvidenceAccepted{TPM: &records.TPMEvidence{EK: []byte(ek), AK: []byte("ak of " + ek)}}}
+}
+
+func accepted(u records.UnitID, p records.PassageID, in, spki, ek string) records.Draft {
+	k := &records.KeyEvidence{In: in, CSR: []byte("request"), SPKI: spki}
+	if in == records.KeyInTPM {
+		k.AK = []byte("ak of " + ek)
+	}
+	return records.Draft{Actor: badge, Unit: u, Passage: p, Body: records.EvidenceAccepted{Key: k}}
 }
 
 var manifest = []records.Item{{Name: "id_scope", SHA256: "11", How: "bytes"}}

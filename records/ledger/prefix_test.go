@@ -111,10 +111,24 @@ func (w *walk) draft(v records.View) (records.Draft, error) {
 		}
 		return c
 	}
-	attestation := rapid.SampledFrom([]string{records.SymmetricKey, records.X509}).Draw(w.t, "attestation")
+	opened := rapid.SampledFrom([]func(quota int) records.Draft{
+		func(quota int) records.Draft { return orderOpened(order, records.SymmetricKey, quota) },
+		func(quota int) records.Draft { return orderOpened(order, records.X509, quota) },
+		func(quota int) records.Draft { return orderOpened(order, records.TPM, quota) },
+		func(quota int) records.Draft { return makingKeys(order, records.KeyInFile, quota) },
+		func(quota int) records.Draft { return makingKeys(order, records.KeyInTPM, quota) },
+	}).Draw(w.t, "opened")
+	// Keys that devices make are few, so that two of them meet.
+	key := rapid.SampledFrom([]string{"key-a", "key-b", "key-c"}).Draw(w.t, "key")
+	certificate := issued(id, u.RegistrationID, fresh, "key-"+fresh)
+	if u.Key == records.KeyInFile || u.Key == records.KeyInTPM {
+		c := certificate.Body.(records.CertificateIssued)
+		c.Key, c.SPKI = u.Key, u.DeviceKey
+		certificate.Body = c
+	}
 	all := []func() records.Draft{
 		func() records.Draft {
-			return orderOpened(order, attestation, rapid.IntRange(0, 3).Draw(w.t, "quota"))
+			return opened(rapid.IntRange(0, 3).Draw(w.t, "quota"))
 		},
 		func() records.Draft { return about(0, order, records.OrderClosed{Reason: "done"}) },
 		func() records.Draft { return passageOpened(slot) },
@@ -129,7 +143,7 @@ func (w *walk) draft(v records.View) (records.Draft, error) {
 			return about(id, order, records.IdentityReleased{RegistrationID: u.RegistrationID, Serial: u.Serial, Number: u.Number})
 		},
 		func() records.Draft { return sealed(id, "ref-"+fresh) },
-		func() records.Draft { return issued(id, u.RegistrationID, fresh, "key-"+fresh) },
+		func() records.Draft { return certificate },
 		func() records.Draft { return about(id, "", live) },
 		func() records.Draft { return about(id, "", voided) },
 		func() records.Draft { return about(id, "", records.WriteBegun{Manifest: manifest}) },
@@ -150,6 +164,10 @@ func (w *walk) draft(v records.View) (records.Draft, error) {
 		func() records.Draft {
 			return records.Draft{Actor: badge, Body: records.ActionDenied{Action: "order open"}}
 		},
+		func() records.Draft {
+			return proved(id, u.Passage, rapid.SampledFrom([]string{mac, mac, mac, "x"}).Draw(w.t, "ek"))
+		},
+		func() records.Draft { return accepted(id, u.Passage, u.Key, key, mac) },
 	}
 	// What the unit wants next comes more often, so that some get to the end.
 	if next, ok := map[records.UnitState]int{"": 5, records.Seen: 6, records.Claimed: 8, records.Keyed: 12, records.Issued: 12,
@@ -157,11 +175,19 @@ func (w *walk) draft(v records.View) (records.Draft, error) {
 		switch {
 		case next == 5 && p == 0:
 			next = 2
-		case next == 8 && u.Attestation == records.X509:
+		case next == 8 && u.Attestation == records.TPM:
+			next = 12
+		case next == 8 && u.Key != "" && u.Key != records.KeyInjected:
+			next = 23
+		case next == 8 && u.Attestation == records.X509, next == 12 && u.DeviceKey != "" && u.Cert == nil:
 			next = 9
 		case next == 6:
-			if o, err := v.Order(order); err == nil && o.ID == "" {
-				return orderOpened(order, attestation, rapid.IntRange(1, 3).Draw(w.t, "quota")), nil
+			o, err := v.Order(order)
+			switch {
+			case err == nil && o.ID == "":
+				return opened(rapid.IntRange(1, 3).Draw(w.t, "quota")), nil
+			case err == nil && u.EK == nil && (o.Terms.Attestation == records.TPM || o.Terms.Key == records.KeyInTPM):
+				next = 22
 			}
 		}
 		return all[next](), nil

@@ -165,16 +165,30 @@ func (r *run) read(leaf ledger.Leaf) read {
 			e.bad = append(e.bad, err)
 		}
 	}
-	if check := r.options.Checks[e.event.Kind]; check != nil {
-		started := time.Now()
-		body, _ := e.event.Body() // decoded above
-		if err := check(e.event, body); err != nil {
+	if e.event.Unit == 0 { // the others are checked with their units
+		if err := r.check(records.Unit{}, records.Order{}, e.event); err != nil {
 			e.bad = append(e.bad, err)
 		}
-		atomic.AddInt64((*int64)(&r.report.ChecksTook), int64(time.Since(started)))
-		atomic.AddInt64(&r.report.Checked, 1)
 	}
 	return e
+}
+
+// check makes the caller's check of the event, which is decoded, if there is one.
+// It runs on all cores.
+func (r *run) check(u records.Unit, o records.Order, e records.Event) error {
+	check := r.options.Checks[e.Kind]
+	if check == nil {
+		return nil
+	}
+	started := time.Now()
+	body, err := e.Body()
+	if err != nil {
+		return err
+	}
+	err = check(u, o, e, body)
+	atomic.AddInt64((*int64)(&r.report.ChecksTook), int64(time.Since(started)))
+	atomic.AddInt64(&r.report.Checked, 1)
+	return err
 }
 
 // judge holds an event against those before it.

@@ -50,8 +50,11 @@ type Source interface {
 }
 
 // Check judges one event beyond what its fold can: a certificate's signature,
-// for instance. Several run at once. Its error is a finding, in plain words.
-type Check func(records.Event, records.Body) error
+// for instance. An event about a unit comes with the unit as the events before it
+// make it, and with the order that it names, of which it may use what it was
+// opened with; any other event comes without either. Several run at once. The
+// error is a finding, in plain words.
+type Check func(u records.Unit, o records.Order, e records.Event, b records.Body) error
 
 // Options say what the history is held against.
 type Options struct {

@@ -311,18 +311,29 @@ func TestRules(t *testing.T) {
 // finding of that event.
 func TestChecks(t *testing.T) {
 	h := newHistory(t, 6)
-	var seen atomic.Int64
+	var seen, opened atomic.Int64
 	r := h.replay(t, replay.Options{Checks: map[records.Kind]replay.Check{
-		records.CertificateIssued{}.Kind(): func(e records.Event, b records.Body) error {
+		records.OrderOpened{}.Kind(): func(u records.Unit, o records.Order, e records.Event, b records.Body) error {
+			opened.Add(1)
+			if u.ID != 0 || o.ID != "" || b.(records.OrderOpened).ID != e.Order {
+				t.Errorf("event %d comes with unit %+v and order %+v", e.Seq, u, o)
+			}
+			return nil
+		},
+		records.CertificateIssued{}.Kind(): func(u records.Unit, o records.Order, e records.Event, b records.Body) error {
 			seen.Add(1)
+			if u.ID != e.Unit || u.State != records.Claimed || u.Cert != nil || u.RegistrationID != b.(records.CertificateIssued).RegistrationID ||
+				o.ID != u.Order || o.Terms.Attestation != records.X509 {
+				t.Errorf("event %d comes with unit %+v and order %+v", e.Seq, u, o)
+			}
 			if b.(records.CertificateIssued).Serial == fmt.Sprintf("%032x", 3) {
 				return errors.New("the certificate was not signed by the customer's CA")
 			}
 			return nil
 		},
 	}})
-	if seen.Load() != 3 || r.Checked != 3 {
-		t.Errorf("%d certificates were checked, the report says %d; want 3", seen.Load(), r.Checked)
+	if seen.Load() != 3 || opened.Load() != 2 || r.Checked != 5 {
+		t.Errorf("%d certificates and %d orders were checked, the report says %d; want 3 and 2", seen.Load(), opened.Load(), r.Checked)
 	}
 	if len(r.Findings) != 1 || r.Findings[0].String() != "event 36: the certificate was not signed by the customer's CA" {
 		t.Errorf("findings:\n%s", list(r))

@@ -174,6 +174,9 @@ func (r *run) unit(s stored) {
 		if err := r.claim(u, e); err != nil {
 			r.found(e.Seq, err.Error(), "", "")
 		}
+		if err := r.check(u, r.orders[e.Order], e); err != nil {
+			r.found(e.Seq, err.Error(), "", "")
+		}
 		next, err := records.ApplyUnit(u, e)
 		if err != nil {
 			r.found(e.Seq, err.Error(), "", "")

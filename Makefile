@@ -2,6 +2,7 @@
 #
 #   make build        bin/station and its companions
 #   make demo         the whole line, simulated boards and service, unattended
+#   make run          the same, but it stays up, with the operator page to look at
 #   make test         every test; installs the tools it needs
 #   make check        format, vet, staticcheck, layers, tidiness, vulnerabilities
 #   make conformance  against programs that are not ours (npm, Debian)
@@ -25,15 +26,19 @@ GOVULNCHECK := go run golang.org/x/vuln/cmd/govulncheck@v1.9.0
 FUZZTIME ?= 20s
 BENCHTIME ?= 1s
 
-.PHONY: build demo tools test check conformance chaos bench fuzz clean
+.PHONY: build demo run tools test check conformance chaos bench fuzz clean
 
 build:
 	@mkdir -p bin
 	$(BUILD) -o bin/ $(MAINS)
 
 demo: build
-	@command -v sqlite3 >/dev/null || .ci/tools
+	@.ci/tools demo
 	bin/simline demo
+
+run: build
+	@.ci/tools demo
+	bin/simline demo --stay
 
 tools:
 	@.ci/tools

@@ -21,13 +21,14 @@ import (
 // reachable are the sources whose refusals can become an answer of the API.
 var reachable = []string{"../web/*.go", "../home/*.go", "../daemon/*.go", "../line/slot.go",
 	"../../records/*.go", "../../records/ledger/*.go", "../../records/batch/*.go",
-	"../../ca/*.go", "../../ca/authority/*.go", "../../ca/seal/*.go"}
+	"../../ca/*.go", "../../ca/authority/*.go", "../../ca/seal/*.go", "../../ca/ek/roots.go"}
 
 // conflicts are the refusals whose status is 409 because the present state is
 // what speaks against the request.
 var conflicts = []string{
 	"batch-empty", "batch-exists", "batch-folder", "ca-missing", "clock-behind", "enrollment-not-aside", "identity-taken", "no-order",
-	"order-closed", "order-exists", "order-expired", "order-other-customer", "slot-busy", "slot-idle", "station-unlocked", "unit-ambiguous",
+	"order-closed", "order-exists", "order-expired", "order-other-customer", "slot-busy", "slot-idle", "slots-busy", "station-unlocked", "unit-ambiguous",
+	"ek-roots-missing", "ek-roots-unreadable", "ek-root-expired", "ek-root-no-ca", "ek-root-weak", "ek-certificate-unreadable",
 	"secret-destroyed", "secret-unknown", "sealed-damaged", "sealed-swapped",
 }
 
@@ -40,7 +41,7 @@ var elsewhere = []string{
 	"ledger-other-station", "station-name-invalid", "batch-missing", "public-key-unreadable",
 	// passages
 	"board-id-twice", "board-in-two-slots", "board-mixed", "board-not-blank", "board-other-order", "board-released", "family-unknown",
-	"order-exhausted", "registration-id-invalid", "registration-id-too-long",
+	"board-holds-key", "key-known", "console-password", "ek-roots-changed", "order-exhausted", "registration-id-invalid", "registration-id-too-long",
 	"certificate-wrong", "common-name-long", "csr-key", "csr-name", "csr-signature", "csr-unreadable", "name-form", "registration-id-form", "validity",
 }
 

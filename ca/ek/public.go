@@ -7,6 +7,7 @@ import (
 	"crypto/elliptic"
 	"crypto/rsa"
 	"crypto/sha256"
+	"crypto/sha512"
 	"encoding/base32"
 	"encoding/binary"
 	"encoding/hex"
@@ -20,97 +21,175 @@ import (
 	"nameplate/ca"
 )
 
-// Object is the public part of a TPM object.
+// Object is the public part of a TPM object (TPM 2.0 Part 2, 12.2.4).
 type Object struct {
-	Area       *tpm2.TPMTPublic
-	Attributes uint32           // TPMA_OBJECT (TPM 2.0 Part 2, 8.3)
-	Key        crypto.PublicKey // *rsa.PublicKey or *ecdsa.PublicKey
-	Name       []byte           // nameAlg ‖ digest of the TPMT_PUBLIC (Part 1, 16)
+	NameAlg    tpm2.TPMAlgID
+	Attributes uint32 // TPMA_OBJECT (Part 2, 8.3)
+	Policy     []byte // authPolicy; empty: none
+	// Symmetric is how a storage key protects its children: algorithm, bits, mode.
+	Symmetric Symmetric
+	// Scheme is what the key is bound to do, with its digest; TPM_ALG_NULL: whoever
+	// uses it says.
+	Scheme, SchemeHash tpm2.TPMAlgID
+	KDF                tpm2.TPMAlgID // ECC only
+	Exponent           uint32        // RSA only, as the object says it: 0 is 65537
+
+	Key  crypto.PublicKey // *rsa.PublicKey, or *ecdsa.PublicKey on P-256 or P-384
+	Name []byte           // nameAlg ‖ digest of the TPMT_PUBLIC (Part 1, 16)
+}
+
+// Symmetric is a TPMT_SYM_DEF_OBJECT (Part 2, 11.1.7).
+type Symmetric struct {
+	Algorithm tpm2.TPMAlgID // TPM_ALG_NULL: none
+	Bits      uint16
+	Mode      tpm2.TPMAlgID
 }
 
 // Decode reads a TPM2B_PUBLIC that a board gave. It takes no other encoding of an
 // object than the one that a TPM makes, so that the same object is the same bytes.
 func Decode(tpm2b []byte) (*Object, error) {
-	if len(tpm2b) < 2 || int(binary.BigEndian.Uint16(tpm2b)) != len(tpm2b)-2 {
+	outer := Reader{Rest: tpm2b}
+	raw := outer.Sized()
+	if !outer.Done() {
 		return nil, errors.New("the bytes are not one TPM2B_PUBLIC of the size that it says (TPM 2.0 Part 2, 12.2.5)")
 	}
-	raw := tpm2b[2:]
-	area, err := tpm2.Unmarshal[tpm2.TPMTPublic](raw)
-	if err != nil {
-		return nil, fmt.Errorf("the bytes are not one TPMT_PUBLIC (TPM 2.0 Part 2, 12.2.4): %w", err)
+	r := Reader{Rest: raw}
+	var o Object
+	kind := tpm2.TPMAlgID(r.Uint16())
+	o.NameAlg = tpm2.TPMAlgID(r.Uint16())
+	o.Attributes = r.Uint32()
+	o.Policy = r.Sized()
+	var err error
+	switch kind {
+	case tpm2.TPMAlgRSA:
+		err = o.readRSA(&r)
+	case tpm2.TPMAlgECC:
+		err = o.readECC(&r)
+	default:
+		err = fmt.Errorf("its type 0x%04x is neither RSA nor ECC (TPM 2.0 Part 2, 12.2.2)", uint16(kind))
 	}
-	if !bytes.Equal(tpm2.Marshal(area), raw) {
-		return nil, errors.New("the TPMT_PUBLIC is not encoded as a TPM does (TPM 2.0 Part 2, 12.2.4)")
-	}
-	h, err := area.NameAlg.Hash()
-	if err != nil {
-		return nil, fmt.Errorf("its name algorithm is unknown (TPM 2.0 Part 1, 16): %w", err)
-	}
-	key, err := publicKey(area)
-	if err != nil {
+	switch {
+	case r.Short:
+		return nil, errors.New("the TPMT_PUBLIC ends too early (TPM 2.0 Part 2, 12.2.4)")
+	case err != nil:
 		return nil, err
+	case !r.Done():
+		return nil, errors.New("something follows the TPMT_PUBLIC (TPM 2.0 Part 2, 12.2.4)")
 	}
-	name := binary.BigEndian.AppendUint16(nil, uint16(area.NameAlg))
-	digest := h.New()
-	digest.Write(raw)
-	return &Object{Area: area, Attributes: binary.BigEndian.Uint32(raw[4:]), Key: key, Name: digest.Sum(name)}, nil
+	o.Name = binary.BigEndian.AppendUint16(nil, uint16(o.NameAlg))
+	switch o.NameAlg {
+	case tpm2.TPMAlgSHA256:
+		sum := sha256.Sum256(raw)
+		o.Name = append(o.Name, sum[:]...)
+	case tpm2.TPMAlgSHA384:
+		sum := sha512.Sum384(raw)
+		o.Name = append(o.Name, sum[:]...)
+	default:
+		return nil, fmt.Errorf("its name algorithm 0x%04x is neither SHA-256 nor SHA-384 (TPM 2.0 Part 1, 16)", uint16(o.NameAlg))
+	}
+	return &o, nil
 }
 
-func publicKey(area *tpm2.TPMTPublic) (crypto.PublicKey, error) {
-	switch area.Type {
-	case tpm2.TPMAlgRSA:
-		parms, err := area.Parameters.RSADetail()
-		if err != nil {
-			return nil, fmt.Errorf("it has no RSA parameters (TPM 2.0 Part 2, 12.2.3.5): %w", err)
-		}
-		modulus, err := area.Unique.RSA()
-		if err != nil {
-			return nil, fmt.Errorf("it has no RSA modulus (TPM 2.0 Part 2, 11.2.4.5): %w", err)
-		}
-		n := new(big.Int).SetBytes(modulus.Buffer)
-		if len(modulus.Buffer) != int(parms.KeyBits)/8 || n.BitLen() != int(parms.KeyBits) || n.Bit(0) == 0 {
-			return nil, fmt.Errorf("its modulus is not an odd number of %d bits (TPM 2.0 Part 2, 11.2.4.5)", parms.KeyBits)
-		}
-		e := int(parms.Exponent)
-		if e == 0 {
-			e = 65537 // Part 2, 12.2.3.5
-		}
-		return &rsa.PublicKey{N: n, E: e}, nil
-	case tpm2.TPMAlgECC:
-		parms, err := area.Parameters.ECCDetail()
-		if err != nil {
-			return nil, fmt.Errorf("it has no ECC parameters (TPM 2.0 Part 2, 12.2.3.6): %w", err)
-		}
-		point, err := area.Unique.ECC()
-		if err != nil {
-			return nil, fmt.Errorf("it has no point (TPM 2.0 Part 2, 11.2.5.2): %w", err)
-		}
-		var curve elliptic.Curve
-		switch parms.CurveID {
-		case tpm2.TPMECCNistP256:
-			curve = elliptic.P256()
-		case tpm2.TPMECCNistP384:
-			curve = elliptic.P384()
-		default:
-			return nil, fmt.Errorf("its curve 0x%04x is neither P-256 nor P-384 (TPM 2.0 Part 2, 6.4)", uint16(parms.CurveID))
-		}
-		size := (curve.Params().BitSize + 7) / 8
-		x, y := point.X.Buffer, point.Y.Buffer
-		if len(x) > size || len(y) > size {
-			return nil, errors.New("its point has a coordinate that is too long (TPM 2.0 Part 2, 11.2.5.2)")
-		}
-		uncompressed := make([]byte, 1+2*size)
-		uncompressed[0] = 4
-		copy(uncompressed[1+size-len(x):], x)
-		copy(uncompressed[1+2*size-len(y):], y)
-		key, err := ecdsa.ParseUncompressedPublicKey(curve, uncompressed)
-		if err != nil {
-			return nil, fmt.Errorf("its point is not on the curve (TPM 2.0 Part 1, C.8): %w", err)
-		}
-		return key, nil
+// readRSA reads TPMS_RSA_PARMS (Part 2, 12.2.3.5) and the modulus.
+func (o *Object) readRSA(r *Reader) error {
+	o.readSymmetric(r)
+	o.Scheme = tpm2.TPMAlgID(r.Uint16())
+	if o.Scheme != tpm2.TPMAlgNull && o.Scheme != tpm2.TPMAlgRSAES {
+		o.SchemeHash = tpm2.TPMAlgID(r.Uint16())
 	}
-	return nil, fmt.Errorf("its type 0x%04x is neither RSA nor ECC (TPM 2.0 Part 2, 12.2.2)", uint16(area.Type))
+	bits := int(r.Uint16())
+	o.Exponent = r.Uint32()
+	modulus := r.Sized()
+	n := new(big.Int).SetBytes(modulus)
+	if 8*len(modulus) != bits || n.BitLen() != bits || n.Bit(0) == 0 {
+		return fmt.Errorf("its modulus is not an odd number of %d bits (TPM 2.0 Part 2, 11.2.4.5)", bits)
+	}
+	e := int(o.Exponent)
+	if e == 0 {
+		e = 65537
+	}
+	o.Key = &rsa.PublicKey{N: n, E: e}
+	return nil
 }
+
+// readECC reads TPMS_ECC_PARMS (Part 2, 12.2.3.6) and the point.
+func (o *Object) readECC(r *Reader) error {
+	o.readSymmetric(r)
+	o.Scheme = tpm2.TPMAlgID(r.Uint16())
+	if o.Scheme == tpm2.TPMAlgECDAA {
+		return errors.New("it is bound to ECDAA, which nobody here checks (TPM 2.0 Part 2, 11.2.5.6)")
+	}
+	if o.Scheme != tpm2.TPMAlgNull {
+		o.SchemeHash = tpm2.TPMAlgID(r.Uint16())
+	}
+	id := tpm2.TPMECCCurve(r.Uint16())
+	if o.KDF = tpm2.TPMAlgID(r.Uint16()); o.KDF != tpm2.TPMAlgNull {
+		r.Uint16() // its digest
+	}
+	x, y := r.Sized(), r.Sized()
+	var curve elliptic.Curve
+	switch id {
+	case tpm2.TPMECCNistP256:
+		curve = elliptic.P256()
+	case tpm2.TPMECCNistP384:
+		curve = elliptic.P384()
+	default:
+		return fmt.Errorf("its curve 0x%04x is neither P-256 nor P-384 (TPM 2.0 Part 2, 6.4)", uint16(id))
+	}
+	// Some TPMs leave leading zeros out.
+	size := curve.Params().BitSize / 8
+	if len(x) > size || len(y) > size {
+		return errors.New("its point has a coordinate that is too long (TPM 2.0 Part 2, 11.2.5.2)")
+	}
+	point := make([]byte, 1+2*size)
+	point[0] = 4 // uncompressed (SEC 1, 2.3.4)
+	copy(point[1+size-len(x):], x)
+	copy(point[1+2*size-len(y):], y)
+	key, err := ecdsa.ParseUncompressedPublicKey(curve, point)
+	if err != nil {
+		return fmt.Errorf("its point is not on the curve (TPM 2.0 Part 1, C.8): %w", err)
+	}
+	o.Key = key
+	return nil
+}
+
+func (o *Object) readSymmetric(r *Reader) {
+	o.Symmetric.Algorithm = tpm2.TPMAlgID(r.Uint16())
+	if o.Symmetric.Algorithm != tpm2.TPMAlgNull {
+		o.Symmetric.Bits = r.Uint16()
+		o.Symmetric.Mode = tpm2.TPMAlgID(r.Uint16())
+	}
+}
+
+// Reader takes apart what a TPM marshalled: big-endian numbers and sized byte
+// strings (Part 2, 4). Its own decoder, because a board's bytes are hostile, the
+// library's is lenient, and replay reads a million of them. What is read beyond
+// the end is zero, and Short says so.
+type Reader struct {
+	Rest  []byte
+	Short bool
+}
+
+func (r *Reader) take(n int) []byte {
+	if r.Short || n > len(r.Rest) {
+		r.Short = true
+		return make([]byte, min(n, 8)) // enough for a number
+	}
+	taken := r.Rest[:n]
+	r.Rest = r.Rest[n:]
+	return taken
+}
+
+func (r *Reader) Uint8() uint8   { return r.take(1)[0] }
+func (r *Reader) Uint16() uint16 { return binary.BigEndian.Uint16(r.take(2)) }
+func (r *Reader) Uint32() uint32 { return binary.BigEndian.Uint32(r.take(4)) }
+func (r *Reader) Uint64() uint64 { return binary.BigEndian.Uint64(r.take(8)) }
+
+// Sized reads a TPM2B: 16 bits of size, then the bytes.
+func (r *Reader) Sized() []byte { return r.take(int(r.Uint16())) }
+
+// Done says that everything was there, and nothing is left.
+func (r *Reader) Done() bool { return !r.Short && len(r.Rest) == 0 }
 
 // template is one of the endorsement keys that the TCG describes (EK Credential
 // Profile, annex B). Those of the high range may also be used with their own
@@ -121,7 +200,7 @@ type template struct {
 	nameAlg       tpm2.TPMAlgID
 	attributes    uint32
 	policy        []byte
-	aes           tpm2.TPMKeyBits
+	aes           uint16
 }
 
 const (
@@ -172,7 +251,7 @@ func public(tpm2b []byte) (*Object, *template, error) {
 	kind := kindOf(o.Key)
 	var t *template
 	for i := range templates {
-		if c := &templates[i]; c.key == kind && (t == nil || bytes.Equal(c.policy, o.Area.AuthPolicy.Buffer)) {
+		if c := &templates[i]; c.key == kind && (t == nil || bytes.Equal(c.policy, o.Policy)) {
 			t = c
 		}
 	}
@@ -186,36 +265,17 @@ func public(tpm2b []byte) (*Object, *template, error) {
 			failed = append(failed, fmt.Errorf(sentence+" (EK Credential Profile, template %s, %s)", args...))
 		}
 	}
-	check(bytes.Equal(o.Area.AuthPolicy.Buffer, t.policy), "its authorization policy is %x, not that of an endorsement key", o.Area.AuthPolicy.Buffer)
-	check(o.Area.NameAlg == t.nameAlg, "its name algorithm is 0x%04x, not 0x%04x", uint16(o.Area.NameAlg), uint16(t.nameAlg))
+	check(bytes.Equal(o.Policy, t.policy), "its authorization policy is %x, not that of an endorsement key", o.Policy)
+	check(o.NameAlg == t.nameAlg, "its name algorithm is 0x%04x, not 0x%04x", uint16(o.NameAlg), uint16(t.nameAlg))
 	check(o.Attributes == t.attributes, "its attributes are 0x%08x, not 0x%08x", o.Attributes, t.attributes)
-	var sym tpm2.TPMTSymDefObject
-	switch kind {
-	case "RSA-2048":
-		parms, _ := o.Area.Parameters.RSADetail()
-		sym = parms.Symmetric
-		check(parms.Scheme.Scheme == tpm2.TPMAlgNull, "it is bound to the scheme 0x%04x", uint16(parms.Scheme.Scheme))
-		check(parms.Exponent == 0, "its exponent is %d, not the usual one", parms.Exponent)
-	default:
-		parms, _ := o.Area.Parameters.ECCDetail()
-		sym = parms.Symmetric
-		check(parms.Scheme.Scheme == tpm2.TPMAlgNull, "it is bound to the scheme 0x%04x", uint16(parms.Scheme.Scheme))
-		check(parms.KDF.Scheme == tpm2.TPMAlgNull, "it is bound to the key derivation 0x%04x", uint16(parms.KDF.Scheme))
+	check(o.Symmetric == Symmetric{tpm2.TPMAlgAES, t.aes, tpm2.TPMAlgCFB}, "it does not protect its children with AES-%d in CFB mode", t.aes)
+	check(o.Scheme == tpm2.TPMAlgNull, "it is bound to the scheme 0x%04x", uint16(o.Scheme))
+	if kind == "RSA-2048" {
+		check(o.Exponent == 0, "its exponent is %d, not the usual one", o.Exponent)
+	} else {
+		check(o.KDF == tpm2.TPMAlgNull, "it is bound to the key derivation 0x%04x", uint16(o.KDF))
 	}
-	check(isAES(sym, t.aes), "it does not protect its children with AES-%d in CFB mode", t.aes)
 	return o, t, errors.Join(failed...)
-}
-
-func isAES(sym tpm2.TPMTSymDefObject, want tpm2.TPMKeyBits) bool {
-	if sym.Algorithm != tpm2.TPMAlgAES {
-		return false
-	}
-	bits, err := sym.KeyBits.AES()
-	if err != nil || *bits != want {
-		return false
-	}
-	mode, err := sym.Mode.AES()
-	return err == nil && *mode == tpm2.TPMAlgCFB
 }
 
 func kindOf(key crypto.PublicKey) string {

@@ -67,7 +67,8 @@ func CheckActivation(endorsement, attestation, nonce, answer []byte) error {
 // draw derives all parts of a challenge from its nonce (RFC 5869). The names of
 // both keys are the salt, so that an answer is worth nothing for other keys.
 type draw struct {
-	endorsement *ek.Object
+	raw         []byte     // TPM2B_PUBLIC
+	endorsement *ek.Object // what is in it
 	attestation *ek.Object
 	prk         []byte
 }
@@ -77,12 +78,9 @@ func newDraw(endorsement, attestation, nonce []byte) (*draw, error) {
 	if err != nil {
 		return nil, ek.Refuse(err)
 	}
-	if err := CheckAK(attestation); err != nil {
-		return nil, err
-	}
-	a, err := ek.Decode(attestation)
+	a, err := readAK(attestation)
 	if err != nil {
-		return nil, fmt.Errorf("reading an attestation key: %w", err)
+		return nil, err
 	}
 	if len(nonce) != NonceSize {
 		return nil, fmt.Errorf("making a challenge for a TPM: the nonce has %d bytes, not %d", len(nonce), NonceSize)
@@ -91,7 +89,7 @@ func newDraw(endorsement, attestation, nonce []byte) (*draw, error) {
 	if err != nil {
 		return nil, fmt.Errorf("deriving a challenge: %w", err)
 	}
-	return &draw{endorsement: e, attestation: a, prk: prk}, nil
+	return &draw{raw: endorsement, endorsement: e, attestation: a, prk: prk}, nil
 }
 
 // bytes are n of the part's own; at most 255 digests (RFC 5869 2.3).
@@ -109,7 +107,11 @@ func (d *draw) answer() []byte { return d.bytes("answer", sha256.Size) }
 
 // seal makes the TPMS_ID_OBJECT and the TPMU_ENCRYPTED_SECRET (Part 1, 24).
 func (d *draw) seal(answer []byte) (object, secret []byte, err error) {
-	to, err := tpm2.ImportEncapsulationKey(d.endorsement.Area)
+	area, err := tpm2.Unmarshal[tpm2.TPMTPublic](d.raw[2:])
+	if err != nil {
+		return nil, nil, err
+	}
+	to, err := tpm2.ImportEncapsulationKey(area)
 	if err != nil {
 		return nil, nil, err
 	}

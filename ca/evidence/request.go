@@ -44,11 +44,12 @@ func CheckRequest(r Request) (spki string, err error) {
 		return "", err
 	}
 	if r.InTPM {
-		if err := CheckAK(r.AK); err != nil {
+		ak, err := readAK(r.AK)
+		if err != nil {
 			return "", err
 		}
 		var failed findings
-		failed.checkCertified(r, key)
+		failed.checkCertified(r, ak, key)
 		if err := failed.refusal(ca.Refusal{Code: "key-not-in-tpm",
 			Sentence: "The board did not prove that its device key was made in its TPM.",
 			Next:     "Set the board aside: its key may have been made elsewhere, and copied."}); err != nil {

@@ -1,5 +1,5 @@
-// Package audit plugs the certificate checks of ca into the replay of records,
-// which may not know each other.
+// Package audit plugs the checks of ca, of certificates and of what devices prove
+// of their keys, into the replay of records: the two may not know each other.
 package audit
 
 import (
@@ -19,21 +19,36 @@ func Checks(root *x509.Certificate, issuing []*x509.Certificate) map[records.Kin
 		issuers[ca.Digest(c.Raw)] = c
 	}
 	return map[records.Kind]replay.Check{
-		records.CertificateIssued{}.Kind(): func(_ records.Event, b records.Body) error {
-			return certificate(b.(records.CertificateIssued), issuers, root)
+		records.CertificateIssued{}.Kind(): func(_ records.Unit, o records.Order, _ records.Event, b records.Body) error {
+			return certificate(b.(records.CertificateIssued), o, issuers, root)
 		},
-		records.OrderOpened{}.Kind(): func(_ records.Event, b records.Body) error {
+		records.OrderOpened{}.Kind(): func(_ records.Unit, _ records.Order, _ records.Event, b records.Body) error {
 			return files(b.(records.OrderOpened))
+		},
+		records.EvidenceAccepted{}.Kind(): func(u records.Unit, o records.Order, e records.Event, b records.Body) error {
+			switch b := b.(records.EvidenceAccepted); {
+			case b.TPM != nil:
+				return tpm(u, o, e.Time, *b.TPM)
+			case b.Key != nil:
+				return key(u, *b.Key)
+			}
+			return nil // the fold refuses it
+		},
+		records.UnitVerified{}.Kind(): func(u records.Unit, _ records.Order, _ records.Event, b records.Body) error {
+			return verified(u, b.(records.UnitVerified))
 		},
 	}
 }
 
-// certificate holds a recorded certificate against its profile, its issuer and
-// what else the event says of it.
-func certificate(b records.CertificateIssued, issuers map[string]*x509.Certificate, root *x509.Certificate) error {
+// certificate holds a recorded certificate against its profile, its issuer, which
+// the order names, and what else the event says of it.
+func certificate(b records.CertificateIssued, o records.Order, issuers map[string]*x509.Certificate, root *x509.Certificate) error {
 	issuer := issuers[b.Issuer]
 	if issuer == nil {
 		return fmt.Errorf("the certificate's issuer %s is not among the station's CAs", b.Issuer)
+	}
+	if b.Issuer != o.Terms.Issuer {
+		return fmt.Errorf("the certificate's issuer %s is not that of the order, %s", b.Issuer, o.Terms.Issuer)
 	}
 	if err := ca.CheckIssuer(issuer, root); err != nil {
 		return fmt.Errorf("the certificate's issuer: %w", err)

@@ -40,7 +40,8 @@ func TestCertificate(t *testing.T) {
 	}
 	good, foreign := issue("customer-a", "a-1"), issue("customer-b", "a-1")
 	check := audit.Checks(root.Certificate, []*x509.Certificate{issuing.Certificate, other.Certificate})[good.Kind()]
-	must(t, check(records.Event{}, good))
+	order := records.Order{OrderOpened: records.OrderOpened{Terms: records.Terms{Issuer: good.Issuer}}}
+	must(t, check(records.Unit{}, order, records.Event{}, good))
 
 	for name, tt := range map[string]struct {
 		change func(*records.CertificateIssued)
@@ -49,14 +50,15 @@ func TestCertificate(t *testing.T) {
 		"another name":      {func(c *records.CertificateIssued) { c.RegistrationID = "a-2" }, "a-1"},
 		"another serial":    {func(c *records.CertificateIssued) { c.Serial = foreign.Serial }, "serial"},
 		"another key":       {func(c *records.CertificateIssued) { c.SPKI = foreign.SPKI }, "key is not the one"},
-		"another's issuer":  {func(c *records.CertificateIssued) { c.Issuer = foreign.Issuer }, "did not sign"},
+		"another's issuer":  {func(c *records.CertificateIssued) { c.Issuer = foreign.Issuer }, "is not that of the order"},
 		"an unknown issuer": {func(c *records.CertificateIssued) { c.Issuer = strings.Repeat("0", 64) }, "not among the station's CAs"},
 		"signed again":      {func(c *records.CertificateIssued) { c.DER = foreign.DER }, "did not sign"},
 		"cut off":           {func(c *records.CertificateIssued) { c.DER = c.DER[:100] }, "parsing the certificate"},
+		"of another order":  {func(c *records.CertificateIssued) { *c = foreign }, "is not that of the order"},
 	} {
 		c := good
 		tt.change(&c)
-		if err := check(records.Event{}, c); err == nil || !strings.Contains(err.Error(), tt.says) {
+		if err := check(records.Unit{}, order, records.Event{}, c); err == nil || !strings.Contains(err.Error(), tt.says) {
 			t.Errorf("%s: %v; want %q in it", name, err, tt.says)
 		}
 	}
@@ -67,14 +69,14 @@ func TestFiles(t *testing.T) {
 	product, customer := []byte("name: sensor\n"), []byte("name: customer-a\n")
 	o := records.OrderOpened{ProductFile: product, ProductSHA256: ca.Digest(product), CustomerFile: customer, CustomerSHA256: ca.Digest(customer)}
 	check := audit.Checks(nil, nil)[o.Kind()]
-	must(t, check(records.Event{}, o))
+	must(t, check(records.Unit{}, records.Order{}, records.Event{}, o))
 	for _, change := range []func(*records.OrderOpened){
 		func(o *records.OrderOpened) { o.ProductFile = customer },
 		func(o *records.OrderOpened) { o.CustomerSHA256 = o.ProductSHA256 },
 	} {
 		changed := o
 		change(&changed)
-		if check(records.Event{}, changed) == nil {
+		if check(records.Unit{}, records.Order{}, records.Event{}, changed) == nil {
 			t.Errorf("nothing was found in %+v", changed)
 		}
 	}

@@ -68,6 +68,7 @@ type cli struct {
 	Unit    unitCmd    `cmd:"" help:"Units and their history."`
 	Slot    slotCmd    `cmd:"" help:"Slots of the fixture."`
 	Watch   watchCmd   `cmd:"" help:"Show the slots live."`
+	Page    pageCmd    `cmd:"" help:"Print the address that opens the operator page."`
 	Ports   portsCmd   `cmd:"" help:"List the ports that boards can be connected to."`
 	Push    pushCmd    `cmd:"" help:"Enrollments on their way to the customers' services."`
 	Export  exportCmd  `cmd:"" help:"Write a customer's identities as a signed batch."`

@@ -109,6 +109,11 @@ func (c *Client) Unlock(ctx context.Context, passphrase string) error {
 	return err
 }
 
+// OpenPage asks for an address that opens the operator page, so that it may act.
+func (c *Client) OpenPage(ctx context.Context) (Page, error) {
+	return call[Page](ctx, c, "POST", "/page", none{})
+}
+
 // OpenOrder opens a work order from its file.
 func (c *Client) OpenOrder(ctx context.Context, o OpenOrder) (Order, error) {
 	return call[Order](ctx, c, "POST", "/orders", o)

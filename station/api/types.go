@@ -115,6 +115,34 @@ type StartSlot struct {
 	Order string `json:"order,omitempty" doc:"empty: the slot's own order"`
 }
 
+// Page is the address that opens the operator page once, so that it may act.
+type Page struct {
+	URL   string    `json:"url"`
+	Until time.Time `json:"until" doc:"when the address is no longer good"`
+}
+
+// Scan is what a scanned text means.
+type Scan struct {
+	Means    string `json:"means" enum:"order,slot,start,unit" doc:"start: what is in the slot is to be started"`
+	Order    string `json:"order,omitempty"`
+	Slot     string `json:"slot,omitempty"`
+	Unit     string `json:"unit,omitempty"`
+	Sentence string `json:"sentence,omitempty" doc:"how the unit stands"`
+	Next     string `json:"next,omitempty"`
+}
+
+// PickOrder gives slots another order, until the next one or the station's end.
+type PickOrder struct {
+	Slot string `json:"slot,omitempty" doc:"empty: all slots in which no passage runs"`
+}
+
+// Picked is who took the order.
+type Picked struct {
+	Order string   `json:"order"`
+	Slots []string `json:"slots"`
+	Busy  []string `json:"busy,omitempty" doc:"those in which a passage runs; they keep their order"`
+}
+
 // Port is a place where a board could be connected.
 type Port struct {
 	Path    string `json:"path"`

@@ -20,12 +20,15 @@ import (
 var statusOf = map[string]int{
 	"passphrase-wrong": http.StatusUnauthorized,
 
-	"browser-refused": http.StatusForbidden,
-	"socket-only":     http.StatusForbidden,
+	"browser-refused":  http.StatusForbidden,
+	"page-key-invalid": http.StatusForbidden,
+	"page-only-shows":  http.StatusForbidden,
+	"socket-only":      http.StatusForbidden,
 
 	"customer-unknown": http.StatusNotFound,
 	"order-unknown":    http.StatusNotFound,
 	"path-unknown":     http.StatusNotFound,
+	"scan-unknown":     http.StatusNotFound,
 	"slot-unknown":     http.StatusNotFound,
 	"unit-unknown":     http.StatusNotFound,
 

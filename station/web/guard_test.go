@@ -18,9 +18,12 @@ func TestLoopbackOnlyShows(t *testing.T) {
 		}
 	}
 	for _, method := range []string{"POST", "PUT", "PATCH", "DELETE"} {
-		for _, path := range []string{"/unlock", "/orders", "/orders/WO-1/close", "/slots/a1/start", "/slots/a1/cancel", "/exports", "/push/U1/retry", "/nothing"} {
+		for _, path := range []string{"/unlock", "/orders", "/orders/WO-1/close", "/exports", "/push/U1/retry", "/page", "/nothing"} {
 			s.refused(request{door: "loopback", method: method, path: "/api/v1" + path, body: `{}`}, 403, "socket-only")
 		}
+	}
+	for _, path := range []string{"/slots/a1/start", "/slots/a1/cancel", "/orders/WO-1/pick"} {
+		s.refused(request{door: "loopback", method: "POST", path: "/api/v1" + path, body: `{}`}, 403, "page-only-shows")
 	}
 	if n := s.home.Ledger.Size(); n != 0 {
 		t.Errorf("whoever can reach the address has written %d events", n)
@@ -96,7 +99,7 @@ func TestRequestsNotUnderstood(t *testing.T) {
 			t.Errorf("%s %s: the answer tells the secret: %s", c.method, c.path, p.Sentence)
 		}
 	}
-	for _, path := range []string{"/", "/api/v1", "/api/v1/nothing", "/api/v1/docs", "/api/v1/schemas/Slot.json", "/api/v2/station", "/api/v1/orders/../../../etc/passwd"} {
+	for _, path := range []string{"/page", "/static/", "/static/page.html", "/index.html", "/api/v1", "/api/v1/nothing", "/api/v1/docs", "/api/v1/schemas/Slot.json", "/api/v2/station", "/api/v1/orders/../../../etc/passwd"} {
 		s.refused(request{method: "GET", path: path}, 404, "path-unknown")
 	}
 	s.refused(request{method: "DELETE", path: "/api/v1/orders"}, 404, "path-unknown")
@@ -134,7 +137,7 @@ func TestOpenAPI(t *testing.T) {
 	}
 	// The verbs are those of the commands.
 	for _, verb := range []string{"station show", "unlock", "order open", "order list", "order show", "order close", "unit list", "unit show",
-		"slot list", "slot start", "slot cancel", "slot watch", "ports", "push status", "push retry", "export"} {
+		"slot list", "slot start", "slot cancel", "slot watch", "order pick", "scan", "page", "ports", "push status", "push retry", "export"} {
 		found := false
 		for _, o := range operations {
 			found = found || o == verb

@@ -71,11 +71,32 @@ type station struct {
 	hub      *web.Hub
 	socket   string
 	loopback string
+	slots    []*line.Slot
 	retried  chan string
 	stop     func() // ends the server and waits for it
+
+	mu       sync.Mutex
+	watchers []func(line.Status)
 }
 
-func serve(t *testing.T) *station {
+// watch calls on with each change of a slot.
+func (s *station) watch(on func(line.Status)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.watchers = append(s.watchers, on)
+}
+
+func (s *station) changed(st line.Status) {
+	s.hub.Publish(st)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, on := range s.watchers {
+		on(st)
+	}
+}
+
+// serve starts a server. change alters the slots' configuration.
+func serve(t *testing.T, change ...func(*line.Config)) *station {
 	t.Helper()
 	from, err := template()
 	must(t, err)
@@ -84,13 +105,16 @@ func serve(t *testing.T) *station {
 	h, err := home.Open(t.Context(), dir, time.Time{})
 	must(t, err)
 	s := &station{t: t, home: h, hub: &web.Hub{}, socket: filepath.Join(dir, "s"), retried: make(chan string, 8)}
-	var slots []*line.Slot
 	for _, slot := range h.Set.Station.Slots {
 		port, err := link.Parse(slot.Port)
 		must(t, err)
-		slots = append(slots, line.New(line.Config{Slot: slot.Name, Port: port, Order: slot.Order, Changed: s.hub.Publish}))
+		config := line.Config{Slot: slot.Name, Port: port, Order: slot.Order, Changed: s.changed}
+		for _, alter := range change {
+			alter(&config)
+		}
+		s.slots = append(s.slots, line.New(config))
 	}
-	server := &web.Server{Home: h, Slots: slots, Hub: s.hub, Version: "test", Log: zerolog.Nop(),
+	server := &web.Server{Home: h, Slots: s.slots, Hub: s.hub, Version: "test", Log: zerolog.Nop(),
 		Retried: func(customer string) { s.retried <- customer },
 		Unlock: func(_ context.Context, pass ca.Passphrase) error {
 			return h.Unlock(pass)

@@ -10,6 +10,8 @@ import (
 // not keep up loses the changes in between, never the newest: what counts is
 // the slot as it is now.
 type Hub struct {
+	pace pace
+
 	mu       sync.Mutex
 	watchers map[*watcher]bool
 }
@@ -23,6 +25,7 @@ type watcher struct {
 
 // Publish never blocks.
 func (h *Hub) Publish(s line.Status) {
+	h.pace.note(s)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for w := range h.watchers {

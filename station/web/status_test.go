@@ -28,7 +28,7 @@ var reachable = []string{"../web/*.go", "../home/*.go", "../daemon/*.go", "../li
 var conflicts = []string{
 	"batch-empty", "batch-exists", "batch-folder", "ca-missing", "clock-behind", "enrollment-not-aside", "identity-taken", "no-order",
 	"order-closed", "order-exists", "order-expired", "order-other-customer", "slot-busy", "slot-idle", "slots-busy", "station-unlocked", "unit-ambiguous",
-	"ek-roots-missing", "ek-roots-unreadable", "ek-root-expired", "ek-root-no-ca", "ek-root-weak", "ek-certificate-unreadable",
+	"ek-roots-missing", "ek-roots-unreadable",
 	"secret-destroyed", "secret-unknown", "sealed-damaged", "sealed-swapped",
 }
 

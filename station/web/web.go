@@ -1,6 +1,7 @@
-// Package web serves the station's HTTP API: the same verbs, words and codes as
-// the command line. It listens on two doors: the unix socket, whose file
-// permissions decide who may act, and a loopback address that only shows.
+// Package web serves the station's HTTP API and the operator page: the same
+// verbs, words and codes as the command line. It listens on two doors: the unix
+// socket, whose file permissions decide who may act, and a loopback address that
+// only shows, except to a page that was opened with a key from the socket.
 package web
 
 import (
@@ -43,6 +44,10 @@ type Server struct {
 	// Failed is called when the ledger's state is unknown: the station must stop.
 	Failed func(error)
 	Log    zerolog.Logger
+
+	address  string // of the loopback door, host:port
+	life     string // names this process to the pages
+	sessions *sessions
 }
 
 // headerLimit bounds how long a caller may take to say what it wants.
@@ -57,9 +62,10 @@ const stopLimit = 5 * time.Second
 type socketKey struct{}
 
 // Serve answers on both doors until ctx ends. Calls through the socket may act;
-// calls through the loopback address may only look.
+// calls through the loopback address may only look, pages with a session apart.
 func (s *Server) Serve(ctx context.Context, socket, loopback net.Listener) error {
-	srv := &http.Server{Handler: s.Handler(), ReadHeaderTimeout: headerLimit, IdleTimeout: idleLimit, ErrorLog: log.New(s.Log, "", 0),
+	s.address, s.life, s.sessions = loopback.Addr().String(), secret(), newSessions()
+	srv := &http.Server{Handler: s.handler(), ReadHeaderTimeout: headerLimit, IdleTimeout: idleLimit, ErrorLog: log.New(s.Log, "", 0),
 		BaseContext: func(l net.Listener) context.Context {
 			return context.WithValue(ctx, socketKey{}, l == socket)
 		}}
@@ -82,9 +88,8 @@ func (s *Server) Serve(ctx context.Context, socket, loopback net.Listener) error
 	return nil
 }
 
-// Handler is the API as one handler. Requests whose context does not come from
-// the socket may only look.
-func (s *Server) Handler() http.Handler {
+// handler is API and page as one handler.
+func (s *Server) handler() http.Handler {
 	mux := http.NewServeMux()
 	config := huma.DefaultConfig("Nameplate station", "1")
 	config.OpenAPIPath = "/openapi"
@@ -93,11 +98,12 @@ func (s *Server) Handler() http.Handler {
 	config.Servers = []*huma.Server{{URL: "/api/v1"}}
 	routes := humago.NewWithPrefix(mux, "/api/v1", config)
 	s.routes(routes)
+	s.pageRoutes(mux, routes)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		refuse(w, &records.Refusal{Code: "path-unknown", Sentence: fmt.Sprintf("The station has no %s %s.", r.Method, r.URL.Path),
 			Next: "See /api/v1/openapi.yaml."})
 	})
-	return guard(mux)
+	return s.guard(mux)
 }
 
 // init gives the framework our form for the requests that it refuses itself. The
@@ -131,28 +137,37 @@ func detail(err error) string {
 }
 
 // guard refuses what a web page in the operator's browser could forge, and
-// actions that do not come through the socket. A browser names the page's origin
-// in Origin and Sec-Fetch-Site, and a page that had its own name point here
-// (DNS rebinding) names that in Host; the station's own client sends neither.
-func guard(next http.Handler) http.Handler {
+// actions that come neither through the socket nor from a page that was opened
+// with a key. A browser names the page's origin in Origin and Sec-Fetch-Site, and
+// a page that had its own name point here (DNS rebinding) names that in Host; the
+// station's own client sends neither.
+func (s *Server) guard(mux *http.ServeMux) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		harden(w.Header())
 		local, _ := r.Context().Value(socketKey{}).(bool)
 		host := r.Host
 		if h, _, err := net.SplitHostPort(host); err == nil {
 			host = h
 		}
 		ip := net.ParseIP(strings.Trim(host, "[]"))
-		site := r.Header.Get("Sec-Fetch-Site")
+		origin, site := r.Header.Get("Origin"), r.Header.Get("Sec-Fetch-Site")
+		_, route := mux.Handler(r) // exactly what will answer, however the path is written
 		switch {
 		case !local && host != "localhost" && (ip == nil || !ip.IsLoopback()),
-			r.Header.Get("Origin") != "", site != "" && site != "same-origin" && site != "none":
+			origin != "" && (local || origin != "http://"+r.Host), site != "" && site != "same-origin" && site != "none":
 			refuse(w, &records.Refusal{Code: "browser-refused", Sentence: "Another site's page may not ask the station.",
 				Next: "Open the station's own address."})
-		case !local && r.Method != http.MethodGet && r.Method != http.MethodHead:
+		case local, r.Method == http.MethodGet, r.Method == http.MethodHead:
+			mux.ServeHTTP(w, r)
+		case !pageActs[route]:
 			refuse(w, &records.Refusal{Code: "socket-only", Sentence: "This address only shows; it cannot act.",
 				Next: "Use the 'station' command on the station itself."})
+		case !s.sessions.mayAct(r, s.address):
+			refuse(w, &records.Refusal{Code: "page-only-shows", Sentence: "This page only shows.",
+				Next: "To act, open it with 'station page'."})
 		default:
-			next.ServeHTTP(w, r)
+			r.Header.Del("Nameplate-Actor") // a page acts as the station's operator
+			mux.ServeHTTP(w, r)
 		}
 	})
 }
@@ -238,6 +253,7 @@ func (s *Server) routes(routes huma.API) {
 	s.unitRoutes(routes)
 	s.slotRoutes(routes)
 	s.pushRoutes(routes)
+	s.scanRoutes(routes)
 	handle(s, routes, "POST", "/exports", "export", func(ctx context.Context, in *struct {
 		Acting
 		Body api.Export

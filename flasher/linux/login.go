@@ -1,0 +1,238 @@
+package linux
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+	"time"
+
+	"nameplate/flasher"
+)
+
+// Limits of the way to a shell.
+const (
+	// listenFirst: a board that is just talking is heard out before anything is
+	// typed, or its boot loader would take it for a key that stops it.
+	listenFirst = 50 * time.Millisecond
+	// settle is how long text must have stopped before it counts as all there is;
+	// answerSettle is the same for a shell, which may be starting.
+	settle       = 300 * time.Millisecond
+	answerSettle = time.Second
+	// wakeLimit is how long a console may take to say anything after a key.
+	wakeLimit = time.Second
+	// askLimit is for the next question of a login that has begun: a login
+	// program waits up to five seconds after a wrong password.
+	askLimit = 8 * time.Second
+	// lookLimit bounds a look at a console that never stops talking.
+	lookLimit = 10 * time.Second
+	// enterLimit bounds it all: a board that boots, slow profile scripts.
+	enterLimit = 90 * time.Second
+	// Tries before one gives up on a console that says nothing, on one that makes
+	// no sense, and on a login that comes back before it asks for a password.
+	silentTries, senselessTries, nameTries = 5, 12, 4
+)
+
+const interrupt = "\x03" // ^C
+
+var (
+	// errNoPrompt: the console speaks, but is neither a login nor a shell.
+	errNoPrompt = errors.New("neither a login nor a shell was found in time")
+
+	// "Last login: " is no prompt, also while the date behind it is on its way.
+	loginPrompt    = regexp.MustCompile(`(?i)((?:last|failed)[ \t]+)?\blogin:[ \t]*\z`)
+	passwordPrompt = regexp.MustCompile(`(?i)passw(?:or)?d\b[^\n:]{0,60}:[ \t]*\z`)
+	// shellPrompt only makes us ask a little sooner; what answers decides.
+	shellPrompt = regexp.MustCompile(`[#$>%] ?\z`)
+	// kernelText is a message of the kernel, which may come behind a prompt, or of
+	// a system that is starting.
+	kernelText = regexp.MustCompile(`\[ *\d{1,7}\.\d{6}\][^\n]*(?:\n|\z)`)
+	bootText   = regexp.MustCompile(`(?m)^\[[ 0-9.A-Z]{4,14}\] `)
+)
+
+// place is where a console is.
+type place int
+
+const (
+	nowhere    place = iota // no sign of anything but perhaps an echo
+	unknown                 // something was said
+	atLogin                 // it asks for a name
+	atPassword              // it asks for a password
+	atShell                 // a shell answered
+)
+
+// mark is a question that only a shell can answer: it must add two numbers, so
+// an echo of the question never looks like the answer.
+type mark struct {
+	token  string
+	a, b   uint16
+	answer *regexp.Regexp
+}
+
+func newMark() mark {
+	var r [8]byte
+	_, _ = rand.Read(r[:]) // never fails
+	m := mark{token: fmt.Sprintf("np%x", r[4:]), a: binary.BigEndian.Uint16(r[:]), b: binary.BigEndian.Uint16(r[2:])}
+	m.answer = regexp.MustCompile(fmt.Sprintf(`%s%d:(\d*):`, m.token, int(m.a)+int(m.b)))
+	return m
+}
+
+// text is what the shell must be told to print.
+func (m mark) text() string { return fmt.Sprintf("%s$((%d+%d)):$(id -u):", m.token, m.a, m.b) }
+
+// entrance is the way from an open port to a shell of root.
+type entrance struct {
+	*console
+	who  flasher.Console
+	mark mark
+	uid  string // of the shell that answered
+
+	typed string // the last line that may be echoed
+	heard bool   // the console has ever said anything
+	named int    // how often the user name was given
+	gave  bool   // the password was given; it is given once
+	left  bool   // a shell of somebody else was left
+	tries int    // to get a sign from a console that makes no sense
+	idle  int    // of these, those at which the board did nothing by itself
+}
+
+// enter finds out where the console is and goes on from there until a shell of
+// root answers.
+func (e *entrance) enter(ctx context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, enterLimit, errNoPrompt)
+	defer cancel()
+	here, err := e.look(ctx, listenFirst, settle, enterLimit)
+	for err == nil {
+		if here == atShell && e.uid == "0" {
+			return nil
+		}
+		here, err = e.step(ctx, here)
+	}
+	if errors.Is(err, errNoPrompt) {
+		if !e.heard {
+			return boardSilent(err)
+		}
+		return noPrompt(err)
+	}
+	return err
+}
+
+// step does what leads on from here and looks what comes of it.
+func (e *entrance) step(ctx context.Context, here place) (place, error) {
+	switch here {
+	case atShell:
+		if e.gave || e.named > 0 || e.left {
+			return here, notRoot(e.uid)
+		}
+		e.left = true
+		return e.say(ctx, "exit", askLimit, settle)
+	case atLogin:
+		switch {
+		case e.gave:
+			return here, loginRefused()
+		case e.who.User == "":
+			return here, loginNeeded()
+		case e.named == nameTries:
+			return here, errNoPrompt
+		}
+		e.named++
+		return e.say(ctx, e.who.User, askLimit, settle)
+	case atPassword:
+		if e.gave {
+			return here, loginRefused()
+		}
+		if e.named == 0 { // somebody began and went away
+			return e.say(ctx, "", askLimit, settle)
+		}
+		e.gave, e.typed = true, ""
+		e.drop(len(e.in))
+		if err := e.send(ctx, append(bytes.Clone(e.who.Password), '\r')); err != nil {
+			return nowhere, err
+		}
+		return e.look(ctx, askLimit, settle, lookLimit)
+	}
+	if !bootText.Match(e.in) {
+		e.idle++
+	}
+	if !e.heard && e.idle > silentTries || e.idle > senselessTries {
+		return here, errNoPrompt
+	}
+	e.tries++
+	return e.nudge(ctx)
+}
+
+// nudge types what gives a sign of life: a return, which makes a login and a
+// shell show their prompt; the question; and once, where neither did anything,
+// an interrupt, because a shell that a dead session left behind may be in the
+// middle of something, and it ends then.
+func (e *entrance) nudge(ctx context.Context) (place, error) {
+	switch {
+	case e.tries == 1 && !e.gave:
+		return e.say(ctx, "", wakeLimit, settle)
+	case e.tries == 4 && !e.gave:
+		return e.say(ctx, interrupt, wakeLimit, settle)
+	}
+	return e.say(ctx, " echo "+e.mark.text(), 2*wakeLimit, answerSettle)
+}
+
+// say types a line and looks what comes of it.
+func (e *entrance) say(ctx context.Context, line string, first, settle time.Duration) (place, error) {
+	e.drop(len(e.in))
+	e.typed = line
+	if err := e.send(ctx, []byte(line+"\r")); err != nil {
+		return nowhere, err
+	}
+	return e.look(ctx, first, settle, lookLimit)
+}
+
+// look reads until the console is somewhere known, or has said something and
+// then nothing for settle, or nothing at all for first; for limit at most.
+func (e *entrance) look(ctx context.Context, first, settle, limit time.Duration) (place, error) {
+	end := time.Now().Add(limit)
+	for {
+		here := e.place()
+		if here > unknown || here == unknown && settle < answerSettle && shellPrompt.Match(plain(e.in)) {
+			return here, nil
+		}
+		quiet := first
+		if here == unknown {
+			quiet = settle
+		}
+		err := e.more(ctx, min(quiet, time.Until(end)))
+		if errors.Is(err, errQuiet) {
+			return here, nil
+		}
+		if err != nil {
+			return nowhere, err
+		}
+	}
+}
+
+// place says where the text that came leaves us.
+func (e *entrance) place() place {
+	e.heard = e.heard || len(e.in) > 0
+	text := kernelText.ReplaceAll(plain(e.in), nil)
+	if m := e.mark.answer.FindSubmatch(text); m != nil {
+		e.uid = string(m[1])
+		return atShell
+	}
+	if passwordPrompt.Match(text) {
+		return atPassword
+	}
+	if promptsLogin(text) {
+		return atLogin
+	}
+	if strings.HasPrefix(strings.TrimSpace(e.typed), string(bytes.TrimSpace(text))) {
+		return nowhere // the echo
+	}
+	return unknown
+}
+
+func promptsLogin(text []byte) bool {
+	m := loginPrompt.FindSubmatch(text)
+	return m != nil && len(m[1]) == 0
+}

@@ -1,0 +1,363 @@
+package linux
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"nameplate/flasher"
+)
+
+// Limits of a conversation with a shell. Each is for silence or for one command,
+// beside the time that the bytes need on the wire.
+const (
+	// startLimit is for the first words of the quiet shell.
+	startLimit = 10 * time.Second
+	// runLimit is for a command that only reads or computes.
+	runLimit = 15 * time.Second
+	// syncLimit is for a command that waits for the board's storage.
+	syncLimit = 60 * time.Second
+	// damageLimit: when something came and then nothing, the answer may have been
+	// hit by a message of the kernel, and is asked for again.
+	damageLimit = 700 * time.Millisecond
+	// asksMost is how often that is done for one answer.
+	asksMost = 6
+	// runTries is how often a command is sent that the board did not get.
+	runTries = 3
+	// whoLimit is for finding out who is there when no answer came.
+	whoLimit = 2 * time.Second
+	// byeLimit is for the last word.
+	byeLimit = 2 * time.Second
+)
+
+// A terminal takes a line of up to 4095 bytes, and keeps no more than that for a
+// shell that is busy (Linux, N_TTY_BUF_SIZE): what is over is lost without a
+// word. So lines are short, and little is under way.
+const (
+	lineMost   = 1000
+	onTheWay   = 3000
+	sumLength  = 16 // hex digits of the SHA-256 that goes with an answer
+	answerMost = heardMost / 2
+)
+
+// prologue makes the shell ours. y prints what the last command left in o, and e,
+// its status: an answer that was damaged on its way is asked for again, and
+// nothing is done twice. n lives in this shell only, so what bears it comes from
+// the board and the login that it began with. The history of the shell that we
+// came through forgets our lines. S is fsync where sync takes names; an older one
+// complains that it does not, and syncs everything.
+const prologue = `PATH=/usr/sbin:/usr/bin:/sbin:/bin:$PATH LC_ALL=C RANDFILE=/dev/null;export PATH LC_ALL RANDFILE;umask 077
+n=%[1]s o= e=0 s=0 k=0
+y(){ h=$(printf %%s "$s $1 $e $o"|sha256sum);h=${h%%"${h#????????????????}"};printf %%s "<$n $s $1 $e $h $o $n>";}
+z(){ s=$1 e=$2;y 0;}
+S(){ sync "$@"||sync;}
+[ -f "$H" ]&&grep -q %[2]s "$H"&&sed -i /%[2]s/d "$H"&&{ [ -s "$H" ]||rm -f "$H";}
+m=;for c in base64 cat chmod chown cut dd mkdir mv printf rm sha256sum sync tr;do type $c>/dev/null 2>&1||m="$m $c";done
+printf %%s "<$n tools$m $n>"
+`
+
+// errDamaged: the answer was not to be had whole.
+var errDamaged = errors.New("the answer came damaged each time")
+
+// errLost: the board did not get the command as it was sent.
+var errLost = errors.New("the command was lost on its way to the board")
+
+// shell is a quiet shell of root on the board: no echo, no prompt, no history.
+type shell struct {
+	*console
+	name string // of this shell; see prologue
+	seq  int    // of the last command
+	done int    // of the last command that is known to have run
+	asks int    // how often an answer was asked for again
+}
+
+// answer is what a command left.
+type answer struct {
+	status int
+	out    []byte // valid until the next answer
+}
+
+// openShell logs in and makes the shell quiet. It is interactive only where its
+// input and its output are terminals, so a pipe behind it silences it; exec takes
+// its parent away, whose history then has no end to be written at.
+func openShell(ctx context.Context, c *console, who flasher.Console) (*shell, error) {
+	e := &entrance{console: c, who: who, mark: newMark()}
+	if err := e.enter(ctx); err != nil {
+		return nil, err
+	}
+	ready := newMark()
+	line := fmt.Sprintf(` H=${HISTFILE:-$HOME/.ash_history};unset HISTFILE;export H;`+
+		`exec sh -c 's=$(stty -g);stty -echo -onlcr;echo %s$((%d+%d));sh 2>&1|cat;stty $s' %s 3>&-`+"\r",
+		ready.token, ready.a, ready.b, e.mark.token)
+	var name [4]byte
+	_, _ = rand.Read(name[:]) // never fails
+	s := &shell{console: c, name: "n" + hex.EncodeToString(name[:])}
+	if err := s.begin(ctx, line, fmt.Sprintf("%s%d\n", ready.token, int(ready.a)+int(ready.b)), e.mark.token); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// begin starts the quiet shell and tells it what it needs.
+func (s *shell) begin(ctx context.Context, line, ready, token string) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, startLimit+s.wire(len(line)+len(prologue)), errNoPrompt)
+	defer cancel()
+	s.drop(len(s.in))
+	err := s.send(ctx, []byte(line))
+	if err == nil {
+		err = s.until(ctx, startLimit, func() bool { return bytes.Contains(s.in, []byte(ready)) })
+	}
+	s.drop(len(s.in))
+	if err == nil {
+		err = s.send(ctx, fmt.Appendf(nil, prologue, s.name, token))
+	}
+	var missing []string
+	if err == nil {
+		open, shut := []byte("<"+s.name+" tools"), []byte(" "+s.name+">")
+		err = s.until(ctx, startLimit, func() bool {
+			_, rest, begun := bytes.Cut(s.in, open)
+			tools, _, whole := bytes.Cut(rest, shut)
+			missing = strings.Fields(string(tools))
+			return begun && whole
+		})
+	}
+	s.drop(len(s.in))
+	switch {
+	case errors.Is(err, errQuiet) || errors.Is(err, errNoPrompt):
+		return noPrompt(err)
+	case err == nil && len(missing) > 0:
+		return toolMissing(missing...)
+	}
+	return err
+}
+
+// run lets the board run a script that is harmless to repeat, and returns what it
+// printed.
+func (s *shell) run(ctx context.Context, limit time.Duration, script string) (answer, error) {
+	for try := 1; ; try++ {
+		a, err := s.try(ctx, limit, script)
+		if try == runTries || !errors.Is(err, errLost) {
+			return a, final(err)
+		}
+	}
+}
+
+// once is run for a script that must not be repeated.
+func (s *shell) once(ctx context.Context, limit time.Duration, script string) (answer, error) {
+	a, err := s.try(ctx, limit, script)
+	return a, final(err)
+}
+
+func (s *shell) try(ctx context.Context, limit time.Duration, script string) (answer, error) {
+	seq, err := s.ask(ctx, []byte("o=$("+script+");z %d $?\n"))
+	if err != nil {
+		return answer{}, err
+	}
+	return s.answer(ctx, limit, seq)
+}
+
+// tell lets this very shell run commands, one of which may be lost with the whole
+// of it, and returns their status.
+func (s *shell) tell(ctx context.Context, commands string) (status int, err error) {
+	seq, err := s.ask(ctx, []byte(commands+"z %d $?\n"))
+	if err != nil {
+		return 0, err
+	}
+	a, err := s.answer(ctx, runLimit, seq)
+	return a.status, final(err)
+}
+
+// ask sends a command, in which %d stands for its number. It may hold keys: it is
+// wiped.
+func (s *shell) ask(ctx context.Context, command []byte) (seq int, err error) {
+	defer clear(command)
+	before, after, _ := bytes.Cut(command, []byte("%d"))
+	text := make([]byte, 0, len(command)+8) // wiped by send
+	s.seq++
+	text = append(strconv.AppendInt(append(text, before...), int64(s.seq), 10), after...)
+	for line := range bytes.Lines(text) {
+		if len(line) > lineMost || len(text) > onTheWay {
+			clear(text)
+			return 0, fmt.Errorf("a command of %d bytes is too long for a terminal", len(text))
+		}
+	}
+	short, cancel := context.WithTimeoutCause(ctx, runLimit+s.wire(len(text)), errQuiet)
+	defer cancel()
+	if err := s.send(short, text); err != nil {
+		return 0, s.explain(ctx, err)
+	}
+	return s.seq, nil
+}
+
+// answer waits for the answer to command seq. Commands run in their order: an
+// answer to a later one says that this one has run as well.
+func (s *shell) answer(ctx context.Context, limit time.Duration, seq int) (answer, error) {
+	short, cancel := context.WithTimeoutCause(ctx, limit+s.wire(answerMost), errQuiet)
+	defer cancel()
+	s.drop(s.used)
+	first := s.asks + 1
+	for try := 0; ; try++ {
+		a, err := s.hear(short, limit, seq, first, try == asksMost)
+		if err == nil || !errors.Is(err, errDamaged) || try == asksMost {
+			return a, s.explain(ctx, err)
+		}
+		if (&entrance{console: s.console, mark: newMark()}).place() > unknown {
+			return a, s.explain(ctx, errQuiet)
+		}
+		s.asks++
+		s.drop(len(s.in))
+		if err := s.send(short, fmt.Appendf(nil, "y %d\n", s.asks)); err != nil {
+			return a, s.explain(ctx, err)
+		}
+	}
+}
+
+// hear waits for an answer to command seq or a later one. errDamaged says that it
+// came damaged, or that something came that may have been it; errLost, that the
+// board was asked again, from number first on, and does not know the command.
+func (s *shell) hear(ctx context.Context, limit time.Duration, seq, first int, last bool) (answer, error) {
+	quiet, came := limit, false
+	for {
+		f, whole := s.frame()
+		switch {
+		case !whole:
+		case !f.sound:
+			return answer{}, errDamaged
+		case f.seq >= seq:
+			s.done = f.seq
+			return answer{status: f.status, out: f.out}, nil
+		case f.asked >= first:
+			return answer{}, errLost
+		default: // late
+			s.drop(s.used)
+			continue
+		}
+		err := s.more(ctx, quiet)
+		if errors.Is(err, errQuiet) && came && !last && ctx.Err() == nil {
+			return answer{}, errDamaged
+		}
+		if err != nil {
+			return answer{}, err
+		}
+		if came = true; !last {
+			quiet = damageLimit
+		}
+	}
+}
+
+// frame is what y prints: <n seq asked status sum out n>.
+type frame struct {
+	seq, asked, status int
+	out                []byte
+	sound              bool // its checksum is right
+}
+
+// frame finds the first whole frame in what came.
+func (s *shell) frame() (frame, bool) {
+	f, used := parseFrame(s.in, s.name)
+	s.used = used
+	return f, used > 0
+}
+
+// parseFrame returns the first frame of shell name in text, and where it ends; 0
+// if there is none yet.
+func parseFrame(text []byte, name string) (f frame, end int) {
+	open, shut := []byte("<"+name+" "), []byte(" "+name+">")
+	from := bytes.Index(text, open)
+	if from < 0 {
+		return f, 0
+	}
+	from += len(open)
+	size := bytes.Index(text[from:], shut)
+	if size < 0 {
+		return f, 0
+	}
+	body, end := text[from:from+size], from+size+len(shut)
+	parts := bytes.SplitN(body, []byte(" "), 5)
+	if len(parts) < 5 {
+		return f, end
+	}
+	for i, n := range []*int{&f.seq, &f.asked, &f.status} {
+		v, err := strconv.Atoi(string(parts[i]))
+		if err != nil || v < 0 {
+			return frame{}, end
+		}
+		*n = v
+	}
+	f.out = parts[4]
+	sum := sha256.New()
+	fmt.Fprintf(sum, "%d %d %d %s", f.seq, f.asked, f.status, f.out)
+	f.sound = hex.EncodeToString(sum.Sum(nil))[:sumLength] == string(parts[3])
+	return f, end
+}
+
+// final is the refusal of what was tried often enough.
+func final(err error) error {
+	if errors.Is(err, errLost) || errors.Is(err, errDamaged) {
+		return garbled(err)
+	}
+	return err
+}
+
+// explain says what became of a shell that does not answer any more.
+func (s *shell) explain(ctx context.Context, err error) error {
+	if !errors.Is(err, errQuiet) || ctx.Err() != nil {
+		return err
+	}
+	e := &entrance{console: s.console, mark: newMark()}
+	here := e.place()
+	for _, line := range []string{"", " echo " + e.mark.text() + "$n"} {
+		if here > unknown {
+			break
+		}
+		var lost error
+		if here, lost = e.say(ctx, line, whoLimit, settle); lost != nil {
+			return lost
+		}
+	}
+	switch {
+	case here == atShell && bytes.Contains(s.in, []byte(":"+s.name)):
+		return garbled(err)
+	case here > unknown:
+		return boardRestarted(err)
+	}
+	return boardSilent(err)
+}
+
+// bye ends the shell, and with it the login. A board that is still busy with a
+// command is interrupted, which ends them, too.
+func (s *shell) bye(ctx context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, byeLimit, errQuiet)
+	defer cancel()
+	err := s.send(ctx, []byte("printf %s \"<$n bye>\";exit\n"))
+	if err == nil {
+		err = s.until(ctx, byeLimit, func() bool { return bytes.Contains(s.in, []byte("<"+s.name+" bye>")) })
+	}
+	if errors.Is(err, errQuiet) {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), byeLimit)
+		defer cancel()
+		return errors.Join(err, s.send(ctx, []byte(interrupt)))
+	}
+	return err
+}
+
+// quoted is text as one word of a shell.
+func quoted(text string) string { return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'" }
+
+// unbase64 decodes what base64 printed on the board, into memory of its own.
+func unbase64(out []byte) ([]byte, error) {
+	b := make([]byte, base64.StdEncoding.DecodedLen(len(out)))
+	n, err := base64.StdEncoding.Decode(b, out) // passes over line feeds
+	if err != nil {
+		return nil, fmt.Errorf("decoding the board's base64: %w", err)
+	}
+	return b[:n], nil
+}

@@ -1,0 +1,102 @@
+package linux
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"time"
+
+	"nameplate/flasher"
+	"nameplate/flasher/tpm"
+)
+
+const (
+	// tpmLimit is above what the conversation with a TPM sets for its commands:
+	// making an RSA key takes some TPMs minutes.
+	tpmLimit = 5 * time.Minute
+	// tpmHeader is tag, length and code (TPM 2.0 Part 1, 18).
+	tpmHeader = 10
+	// tpmMost is what the kernel's driver passes in one response.
+	tpmMost = 4096
+	// tpmReads is how often one reads for one response. A driver gives it whole to
+	// the first; before Linux 5.0 what that left was gone.
+	tpmReads = 64
+)
+
+// talking opens the TPM for the whole conversation: when the descriptor closes,
+// the kernel's resource manager flushes sessions and objects. t hands over one
+// command, in one write, which is what the driver takes for one command.
+const talking = `command exec 3<>` + tpmDevice + `
+e=$?
+t(){ o=$(printf %s "$2"|base64 -d|dd obs=4096 2>/dev/null >&3;u);z $1 $?;}
+u(){ dd bs=4096 count=1 <&3 2>/dev/null|base64;}
+o=;(exit $e);`
+
+// openTPM begins the conversation with the board's TPM.
+func (d *device) openTPM(ctx context.Context) error {
+	status, err := d.shell.tell(ctx, talking)
+	if err != nil {
+		return fmt.Errorf("opening the TPM: %w", err)
+	}
+	if status != 0 {
+		return tpmUnusable(errors.New(tpmDevice + " cannot be opened"))
+	}
+	c, err := tpm.Open(ctx, d)
+	if err != nil {
+		return err
+	}
+	d.tpm = c
+	e := c.Endorsement()
+	d.facts.Endorsement = &e
+	d.facts.HardwareIDs = append(d.facts.HardwareIDs, flasher.HardwareID{Kind: "ek", Value: c.RegistrationID()})
+	if d.options.Key.In == inTPM {
+		if d.facts.KeyHeld, err = c.KeyHeld(ctx, d.options.Key.Handle); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Send implements tpm.Transport. A command is never sent twice; its response is,
+// when noise hit it on its way.
+func (d *device) Send(ctx context.Context, command []byte) ([]byte, error) {
+	text := base64.StdEncoding.AppendEncode(nil, command)
+	line := make([]byte, 0, len(text)+100)
+	const most = lineMost - 40
+	if len(text) > most {
+		line = append(line, "q=\n"...)
+		for ; len(text) > most; text = text[most:] {
+			line = fmt.Appendf(line, "q=$q%s\n", text[:most])
+		}
+		line = fmt.Appendf(line, "t %%d $q%s\n", text)
+	} else {
+		line = fmt.Appendf(line, "t %%d %s\n", text)
+	}
+	seq, err := d.shell.ask(ctx, line)
+	if err != nil {
+		return nil, err
+	}
+	a, err := d.shell.answer(ctx, tpmLimit, seq)
+	if err != nil {
+		return nil, final(err)
+	}
+	var response []byte
+	for read := 1; ; read++ {
+		part, err := unbase64(a.out)
+		if err != nil {
+			return nil, err
+		}
+		response = append(response, part...)
+		if len(part) == 0 || len(response) > tpmMost || read == tpmReads {
+			return nil, tpmUnusable(fmt.Errorf("its response ends after %d bytes", len(response)))
+		}
+		if len(response) >= tpmHeader && len(response) >= int(binary.BigEndian.Uint32(response[2:])) {
+			return response, nil
+		}
+		if a, err = d.shell.once(ctx, tpmLimit, "u"); err != nil {
+			return nil, err
+		}
+	}
+}

@@ -53,8 +53,8 @@ func (w *wire) primary(hierarchy tpm2.TPMHandle, template tpm2.TPMTPublic) (key,
 	return *k, nil
 }
 
-// persist keeps a transient key at a persistent handle and drops it from where
-// it was. When it returns the key survives a power cut.
+// persist keeps a transient key at a persistent handle, too. When it returns,
+// the key survives a power cut.
 func (w *wire) persist(k key, handle uint32) (key, error) {
 	_, err := tpm2.EvictControl{
 		Auth:             tpm2.TPMRHOwner,
@@ -64,18 +64,14 @@ func (w *wire) persist(k key, handle uint32) (key, error) {
 	if err != nil {
 		return key{}, w.judge(fmt.Sprintf("persisting a key at %#x", handle), err)
 	}
-	if err := w.flush(k); err != nil {
-		return key{}, err
-	}
 	k.handle = tpm2.TPMHandle(handle)
 	return k, nil
 }
 
-func (w *wire) flush(k key) error {
-	if _, err := (tpm2.FlushContext{FlushHandle: k.handle}).Execute(w); err != nil {
-		return w.judge("dropping a key", err)
-	}
-	return nil
+// drop makes room of a transient key. Where that fails, the next command fails
+// as well and tells why, or has room enough.
+func (w *wire) drop(k key) {
+	_, _ = tpm2.FlushContext{FlushHandle: k.handle}.Execute(w)
 }
 
 const (

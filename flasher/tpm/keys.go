@@ -71,14 +71,28 @@ func (c *Conversation) Request(ctx context.Context, handle uint32, commonName st
 	return flasher.KeyRequest{CSR: csr, Certified: certified}, nil
 }
 
-// makeKey makes the device's key below a storage key that is itself made anew
-// each time, so that nothing but the key is kept in the TPM.
+// makeKey makes the device's key and keeps it at a persistent handle.
 func (w *wire) makeKey(handle uint32) (key, error) {
+	made, err := w.child()
+	if err != nil {
+		return key{}, err
+	}
+	defer w.drop(made)
+	if !fits(made.public, deviceTemplate) {
+		return key{}, unreadable(errors.New("making the device's key: it is not from the template"))
+	}
+	return w.persist(made, handle)
+}
+
+// child makes the device's key, transient, below a storage key that is itself
+// made anew each time, so that nothing but the device's key is kept in the TPM.
+func (w *wire) child() (key, error) {
 	const doing = "making the device's key"
 	storage, err := w.primary(tpm2.TPMRHOwner, tpm2.ECCSRKTemplate)
 	if err != nil {
 		return key{}, err
 	}
+	defer w.drop(storage)
 	made, err := tpm2.Create{ParentHandle: storage.auth(), InPublic: tpm2.New2B(deviceTemplate)}.Execute(w)
 	if err != nil {
 		return key{}, w.judge(doing, err)
@@ -87,17 +101,11 @@ func (w *wire) makeKey(handle uint32) (key, error) {
 	if err != nil {
 		return key{}, w.judge(doing, err)
 	}
-	if err := w.flush(storage); err != nil {
-		return key{}, err
-	}
 	k, err := w.named(key{loaded.ObjectHandle, loaded.Name, made.OutPublic})
 	if err != nil {
 		return key{}, err
 	}
-	if !fits(k.public, deviceTemplate) {
-		return key{}, unreadable(fmt.Errorf("%s: it is not from the template", doing))
-	}
-	return w.persist(*k, handle)
+	return *k, nil
 }
 
 // request is a certificate request (PKCS #10) signed by a key in the TPM.

@@ -153,6 +153,7 @@ func (c *Conversation) makeEndorsement(w *wire) (key, error) {
 	if err != nil {
 		return key{}, err
 	}
+	defer w.drop(made)
 	if !fits(made.public, c.of.template) {
 		return key{}, unreadable(errors.New("making the endorsement key: it is not from the template"))
 	}
@@ -193,9 +194,7 @@ func (w *wire) transient(template tpm2.TPMTPublic) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := w.flush(made); err != nil {
-		return nil, err
-	}
+	w.drop(made)
 	b, err := keyBytes(made.public)
 	if err != nil {
 		return nil, w.judge("making an endorsement key", err)
@@ -342,5 +341,9 @@ func (c *Conversation) ProveEndorsement(ctx context.Context) error {
 func (c *Conversation) Close(ctx context.Context) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.wire(ctx).flush(c.ak)
+	w := c.wire(ctx)
+	if _, err := (tpm2.FlushContext{FlushHandle: c.ak.handle}).Execute(w); err != nil {
+		return w.judge("dropping the attestation key", err)
+	}
+	return nil
 }

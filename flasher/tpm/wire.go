@@ -36,7 +36,7 @@ const (
 
 // wire gives go-tpm what it sends commands with, for one call: it carries the
 // call's context, for which go-tpm has no room, and keeps what the transport
-// said, which go-tpm may wrap.
+// said of the last command, which go-tpm may wrap.
 type wire struct {
 	ctx context.Context
 	t   Transport
@@ -50,6 +50,7 @@ func (w *wire) Send(command []byte) ([]byte, error) {
 	}
 	ctx, cancel := context.WithTimeout(w.ctx, limit)
 	defer cancel()
+	w.err = nil
 	rsp, err := w.t.Send(ctx, command)
 	for again := 0; again < resends && err == nil && whole(rsp) == nil && code(rsp) == tpm2.TPMRCRetry; again++ {
 		rsp, err = w.t.Send(ctx, command)

@@ -19,6 +19,7 @@ import (
 	"nameplate/flasher"
 	"nameplate/flasher/espressif"
 	"nameplate/flasher/link"
+	"nameplate/flasher/linux"
 	"nameplate/records"
 	"nameplate/records/outbox"
 	"nameplate/station/home"
@@ -44,8 +45,11 @@ type Config struct {
 
 // Drivers are the device families that this program can make.
 func Drivers() map[string]flasher.Driver {
-	d := espressif.New()
-	return map[string]flasher.Driver{d.Family(): d}
+	all := map[string]flasher.Driver{}
+	for _, d := range []flasher.Driver{espressif.New(), linux.New()} {
+		all[d.Family()] = d
+	}
+	return all
 }
 
 type daemon struct {

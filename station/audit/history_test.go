@@ -53,6 +53,7 @@ var badge = records.Actor{Kind: "badge", ID: "4711"}
 // endorsement keys each, and a key of the test's own.
 type history struct {
 	t        *testing.T
+	path     string
 	ledger   *ledger.Ledger
 	ca       *authority.Authority
 	root     *x509.Certificate
@@ -85,9 +86,9 @@ func newHistory(t *testing.T) *history {
 	must(t, err)
 	h.ca, err = authority.Open(authority.Config{Root: h.root, Issuers: map[string]authority.Pair{"customer-a": h.issuing}})
 	must(t, err)
-	path := filepath.Join(t.TempDir(), "ledger.db")
-	must(t, ledger.Create(ctx, path, "line-1"))
-	h.ledger, err = ledger.Open(t.Context(), ledger.Config{Path: path, Station: "line-1"})
+	h.path = filepath.Join(t.TempDir(), "ledger.db")
+	must(t, ledger.Create(ctx, h.path, "line-1"))
+	h.ledger, err = ledger.Open(t.Context(), ledger.Config{Path: h.path, Station: "line-1"})
 	must(t, err)
 	t.Cleanup(func() { h.ledger.Close() })
 

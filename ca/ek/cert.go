@@ -69,7 +69,7 @@ func check(der []byte, roots *Roots, ekPublic []byte, at time.Time) (Result, fai
 	if cert == nil {
 		return r, failed
 	}
-	chains, err := cert.Verify(roots.options(within(cert, at)))
+	chains, err := lead(cert, roots, at)
 	failed.wrap(untrusted, err, "it leads to no root that is trusted here (RFC 5280 6.1)")
 	if err == nil {
 		chain := chains[0]
@@ -111,7 +111,7 @@ func Verify(der []byte, chain [][]byte, anchors []string, ekPublic []byte, at ti
 			roots.intermediates.AddCert(c)
 		}
 	}
-	chains, err := cert.Verify(roots.options(within(cert, at)))
+	chains, err := lead(cert, roots, at)
 	if err != nil {
 		failed.wrap(untrusted, err, "its chain does not lead to the root (RFC 5280 6.1)")
 		return failed.join()
@@ -182,12 +182,12 @@ func (f *failures) checkNames(cert *x509.Certificate, r *Result) {
 			san = e.Value
 		}
 	}
+	cert.UnhandledCriticalExtensions = slices.DeleteFunc(cert.UnhandledCriticalExtensions, oidSAN.Equal)
 	names, err := tpmNames(san)
 	if err != nil {
 		f.wrap(invalid, err, "its subject alternative name does not say which TPM it is for (EK Credential Profile 3.2)")
 		return
 	}
-	cert.UnhandledCriticalExtensions = slices.DeleteFunc(cert.UnhandledCriticalExtensions, oidSAN.Equal)
 	r.Manufacturer, r.Model, r.Version = vendor(names[0]), names[1], names[2]
 }
 
@@ -266,16 +266,24 @@ func vendor(id string) string {
 	return text
 }
 
-// within is the time at which the chain is looked at: if the certificate itself is
-// not valid, that was said, and whom it leads to is still of interest.
-func within(cert *x509.Certificate, at time.Time) time.Time {
-	switch {
-	case at.Before(cert.NotBefore):
-		return cert.NotBefore
-	case at.After(cert.NotAfter):
-		return cert.NotAfter
+// lead finds the chains from a certificate to a root. If the certificate itself is
+// not valid at that time, checkCertificate said so, and whom it leads to is still
+// of interest: today, or while it was valid.
+func lead(cert *x509.Certificate, roots *Roots, at time.Time) ([][]*x509.Certificate, error) {
+	from, until := cert.NotBefore, cert.NotAfter
+	if !at.Before(from) && !at.After(until) {
+		return cert.Verify(roots.options(at))
 	}
-	return at
+	today := *cert
+	today.NotBefore, today.NotAfter = at, at
+	chains, err := today.Verify(roots.options(at))
+	if err == nil {
+		return chains, nil
+	}
+	if at.Before(from) {
+		return cert.Verify(roots.options(from))
+	}
+	return cert.Verify(roots.options(until))
 }
 
 // checkStrength looks at the keys and signatures of a chain that crypto/x509 found.

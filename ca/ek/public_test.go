@@ -10,7 +10,6 @@ import (
 	"crypto/sha512"
 	"encoding/base32"
 	"encoding/binary"
-	"encoding/hex"
 	"hash"
 	"slices"
 	"strings"
@@ -400,12 +399,4 @@ func expectCode(t *testing.T, name string, err error, code string) {
 	if !strings.HasSuffix(r.Sentence, ".") || !strings.HasSuffix(r.Next, ".") {
 		t.Errorf("%s: a refusal without sentence or action: %#v", name, r)
 	}
-}
-
-func unhex(s string) []byte {
-	b, err := hex.DecodeString(s)
-	if err != nil {
-		panic(err)
-	}
-	return b
 }

@@ -15,14 +15,12 @@ func FuzzCheckRequest(f *testing.F) {
 		r := g.Request
 		f.Add(r.CSR, r.AK, r.Public, r.Attest, r.Signature)
 	}
-	l := newLiar(f).request()
-	f.Add(l.CSR, l.AK, l.Public, l.Attest, l.Signature)
 	f.Fuzz(func(t *testing.T, csr, ak, public, attest, signature []byte) {
 		r := evidence.Request{CSR: csr, CommonName: "sn-0001", InTPM: true, AK: ak, Public: public, Attest: attest, Signature: signature}
 		if _, err := evidence.CheckRequest(r); err != nil {
 			return
 		}
-		for _, g := range append(all, golden{Request: l}) {
+		for _, g := range all {
 			if bytes.Equal(g.Request.Attest, attest) && bytes.Equal(g.Request.CSR, csr) && bytes.Equal(g.Request.Public, public) && bytes.Equal(g.Request.AK, ak) {
 				return
 			}

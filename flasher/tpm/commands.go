@@ -46,11 +46,23 @@ func (w *wire) primary(hierarchy tpm2.TPMHandle, template tpm2.TPMTPublic) (key,
 	if err != nil {
 		return key{}, w.judge("making a primary key", err)
 	}
-	k, err := w.named(key{rsp.ObjectHandle, rsp.Name, rsp.OutPublic})
-	if err != nil {
+	k := key{rsp.ObjectHandle, rsp.Name, rsp.OutPublic}
+	if err := w.made(k, template); err != nil {
+		w.drop(k)
 		return key{}, err
 	}
-	return *k, nil
+	return k, nil
+}
+
+// made checks that a key is what was asked for.
+func (w *wire) made(k key, template tpm2.TPMTPublic) error {
+	if _, err := w.named(k); err != nil {
+		return err
+	}
+	if !fits(k.public, template) {
+		return disobedient(fmt.Errorf("asked for another key, it made %s", describe(k.public)))
+	}
+	return nil
 }
 
 // persist keeps a transient key at a persistent handle, too. When it returns,

@@ -78,9 +78,6 @@ func (w *wire) makeKey(handle uint32) (key, error) {
 		return key{}, err
 	}
 	defer w.drop(made)
-	if !fits(made.public, deviceTemplate) {
-		return key{}, unreadable(errors.New("making the device's key: it is not from the template"))
-	}
 	return w.persist(made, handle)
 }
 
@@ -101,11 +98,12 @@ func (w *wire) child() (key, error) {
 	if err != nil {
 		return key{}, w.judge(doing, err)
 	}
-	k, err := w.named(key{loaded.ObjectHandle, loaded.Name, made.OutPublic})
-	if err != nil {
+	k := key{loaded.ObjectHandle, loaded.Name, made.OutPublic}
+	if err := w.made(k, deviceTemplate); err != nil {
+		w.drop(k)
 		return key{}, err
 	}
-	return *k, nil
+	return k, nil
 }
 
 // request is a certificate request (PKCS #10) signed by a key in the TPM.

@@ -13,7 +13,6 @@ import (
 	"math/big"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"testing"
 
@@ -24,10 +23,10 @@ import (
 
 const deviceHandle = 0x81000010
 
-func hex(n int) string  { return fmt.Sprintf("%#x", n) }
-func itoa(n int) string { return strconv.Itoa(n) }
+func hex(n int) string { return fmt.Sprintf("%#x", n) }
 
 func TestDeviceKeyIsMadeOnceAndSurvivesPowerCuts(t *testing.T) {
+	t.Parallel()
 	dir := state(t, fixture.Config{})
 	chip := power(t, dir)
 	c := open(t, chip)
@@ -120,49 +119,60 @@ func checkRequest(t *testing.T, r flasher.KeyRequest, name string, ak []byte) *e
 	if certified, err := x509.ParsePKIXPublicKey(block.Bytes); err != nil || !public.Equal(certified) {
 		t.Errorf("the certified key is not the request's (%v)", err)
 	}
-	// TPMS_ATTEST: magic, type, qualifiedSigner, extraData, clockInfo,
-	// firmwareVersion, then for certify: name, qualifiedName.
-	a := r.Certified.Attest
-	if !bytes.HasPrefix(a, []byte("\xffTCG\x80\x17")) {
-		t.Fatalf("the attestation begins % x", a[:6])
-	}
-	a = a[6:]
-	next := func() []byte {
-		n := 2 + int(binary.BigEndian.Uint16(a))
-		b := a[2:n]
-		a = a[n:]
-		return b
-	}
-	next()
 	sum := sha256.Sum256(r.CSR)
-	if extra := next(); !bytes.Equal(extra, sum[:]) {
-		t.Errorf("qualifying data %x", extra)
-	}
-	a = a[17+8:]
 	digest := sha256.Sum256(r.Certified.Public[2:])
-	if certified := next(); !bytes.Equal(certified, append([]byte{0, 0x0b}, digest[:]...)) {
-		t.Errorf("certified is %x", certified)
-	}
-	next()
-	if len(a) != 0 {
-		t.Errorf("%d bytes behind", len(a))
-	}
-	// TPMT_SIGNATURE: ecdsa, sha256, r, s. openssl verifies it by the AK.
-	s := r.Certified.Signature
-	if !bytes.HasPrefix(s, []byte{0, 0x18, 0, 0x0b}) {
-		t.Fatalf("the signature begins % x", s[:4])
-	}
-	a = s[4:]
-	signature, err := asn1.Marshal([]*big.Int{new(big.Int).SetBytes(next()), new(big.Int).SetBytes(next())})
-	if err != nil {
-		t.Fatal(err)
+	want := attest{head: "\xffTCG\x80\x17", extra: string(sum[:]), name: "\x00\x0b" + string(digest[:])}
+	if said := readAttest(t, r.Certified.Attest); said != want {
+		t.Errorf("certified is %x, want %x", said, want)
 	}
 	shell(t, nil, "tpm2_print -t TPM2B_PUBLIC -f pem "+file("ak.pub", ak)+" > "+dir+"/ak.pem")
-	out = shell(t, nil, "openssl dgst -sha256 -verify "+dir+"/ak.pem -signature "+file("sig", signature)+" "+file("attest", r.Certified.Attest))
+	out = shell(t, nil, "openssl dgst -sha256 -verify "+dir+"/ak.pem -signature "+file("sig", signatureOf(t, r.Certified))+" "+file("attest", r.Certified.Attest))
 	if !strings.Contains(out, "Verified OK") {
 		t.Errorf("openssl says of the attestation: %s", out)
 	}
 	return public
+}
+
+// attest is what a TPMS_ATTEST says: magic and type, extraData, and of a
+// certification the key's name.
+type attest struct{ head, extra, name string }
+
+// readAttest: magic, type, qualifiedSigner, extraData, clockInfo,
+// firmwareVersion, then for a certification name and qualifiedName.
+func readAttest(t *testing.T, b []byte) attest {
+	t.Helper()
+	a := attest{head: string(b[:6])}
+	_, b = cut(b[6:])
+	a.extra, b = cut(b)
+	b = b[17+8:]
+	if a.head[5] == 0x17 {
+		a.name, b = cut(b)
+		if _, b = cut(b); len(b) != 0 {
+			t.Errorf("%d bytes behind the attestation", len(b))
+		}
+	}
+	return a
+}
+
+// cut cuts a TPM2B off.
+func cut(b []byte) (string, []byte) {
+	n := 2 + int(binary.BigEndian.Uint16(b))
+	return string(b[2:n]), b[n:]
+}
+
+// signatureOf reads a TPMT_SIGNATURE, which must be ECDSA with SHA-256, r, s.
+func signatureOf(t *testing.T, c *flasher.Certified) []byte {
+	t.Helper()
+	if !bytes.HasPrefix(c.Signature, []byte{0, 0x18, 0, 0x0b}) {
+		t.Fatalf("the signature begins % x", c.Signature[:4])
+	}
+	r, rest := cut(c.Signature[4:])
+	s, _ := cut(rest)
+	der, err := asn1.Marshal([]*big.Int{new(big.Int).SetBytes([]byte(r)), new(big.Int).SetBytes([]byte(s))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return der
 }
 
 func checkProof(t *testing.T, p flasher.Proof, public *ecdsa.PublicKey) {
@@ -180,6 +190,7 @@ func checkProof(t *testing.T, p flasher.Proof, public *ecdsa.PublicKey) {
 // A plug pulled in mid-passage is everyday, and nothing of it may count as a
 // wrong password.
 func TestPulledPlugsDoNotLockTheTPM(t *testing.T) {
+	t.Parallel()
 	dir := state(t, fixture.Config{})
 	for range 5 { // three would do
 		chip := power(t, dir)
@@ -224,6 +235,7 @@ func (c *crowd) Send(ctx context.Context, command []byte) ([]byte, error) {
 }
 
 func TestFewKeysAreLoadedAtOnce(t *testing.T) {
+	t.Parallel()
 	through := &crowd{TPM: power(t, state(t, fixture.Config{Unborn: true}))}
 	c := open(t, through)
 	if err := c.ProveEndorsement(limit(t)); err != nil {

@@ -101,6 +101,15 @@ func activationFailed(err error) *flasher.Refusal {
 	}
 }
 
+func disobedient(err error) *flasher.Refusal {
+	return &flasher.Refusal{
+		Code:     "tpm-key-wrong",
+		Sentence: "The TPM made another kind of key than it was asked for.",
+		Next:     "Set the board aside: its TPM may be false.",
+		Err:      err,
+	}
+}
+
 func signatureWrong(err error) *flasher.Refusal {
 	return &flasher.Refusal{
 		Code:     "tpm-signature-wrong",
@@ -132,11 +141,11 @@ func endorsementOccupied(handle uint32, by string) *flasher.Refusal {
 // zero bytes in its field "unique"; some clients of the provisioning service
 // leave that field empty. All else is the same, but the keys differ, and the EK
 // certificate is for the first.
-func twoTemplates(handle uint32, unique string) *flasher.Refusal {
+func twoTemplates(handle uint32) *flasher.Refusal {
 	return &flasher.Refusal{
 		Code: "ek-handle-occupied",
 		Sentence: fmt.Sprintf("The key at %#x is this TPM's, but not the one that its EK certificate is for: "+
-			"some program made it from a template with %s instead of the TCG's.", handle, unique),
+			"some program made it from a template whose field \"unique\" is empty, instead of the TCG's.", handle),
 		Next: fmt.Sprintf("Free that handle on the board (tpm2_evictcontrol -C o -c %#x) and put the board in again: "+
 			"the station then puts the right key there. Keep that program from running before the board has its identity.", handle),
 	}

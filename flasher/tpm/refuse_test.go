@@ -34,6 +34,7 @@ func ekPolicy(t *testing.T) string {
 }
 
 func TestEndorsementHandleHoldsSomethingElse(t *testing.T) {
+	t.Parallel()
 	for said, args := range map[string][]string{
 		"a P-256 key that stores other keys":              {"-C", "o", "-G", "ecc256"},
 		"an RSA key of 2048 bits that signs":              {"-C", "e", "-G", "rsa2048", "-a", "fixedtpm|fixedparent|sensitivedataorigin|userwithauth|sign"},
@@ -52,13 +53,14 @@ func TestEndorsementHandleHoldsSomethingElse(t *testing.T) {
 }
 
 func TestTwoTemplatesAreTold(t *testing.T) {
+	t.Parallel()
 	unique := filepath.Join(t.TempDir(), "unique")
 	if err := os.WriteFile(unique, bytes.Repeat([]byte{1}, 256), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	for said, args := range map[string][]string{
-		`an empty field "unique"`: nil,
-		`another field "unique"`:  {"-u", unique},
+		`field "unique" is empty`:                     nil,
+		"another key than the one that its EK certif": {"-u", unique},
 	} {
 		chip := power(t, state(t, fixture.Config{Unborn: true}))
 		persist(t, chip, "0x81010001", append([]string{"-C", "e", "-G", "rsa2048:aes128cfb", "-a", ekAttributes, "-L", ekPolicy(t)}, args...)...)
@@ -78,6 +80,7 @@ func TestTwoTemplatesAreTold(t *testing.T) {
 // Without a certificate there is nothing that another key would be right for:
 // the key at the handle is the one that all programs find.
 func TestOtherTemplateWithoutACertificateIsTaken(t *testing.T) {
+	t.Parallel()
 	chip := power(t, state(t, fixture.Config{Unborn: true, Certificate: fixture.None}))
 	persist(t, chip, "0x81010001", "-C", "e", "-G", "rsa2048:aes128cfb", "-a", ekAttributes, "-L", ekPolicy(t))
 	c := open(t, chip)
@@ -95,6 +98,7 @@ func TestOtherTemplateWithoutACertificateIsTaken(t *testing.T) {
 
 // Whose certificate it is, if no key of this TPM's, is for others to judge.
 func TestCertificateOfAnotherKeyIsHandedOut(t *testing.T) {
+	t.Parallel()
 	chip := power(t, state(t, fixture.Config{Certificate: fixture.OtherKey}))
 	c := open(t, chip)
 	if got := tool(t, chip, "tpm2_nvread", "-C", "0x01C00002", "0x01C00002"); got != string(c.Endorsement().Certificate) {
@@ -112,6 +116,7 @@ func TestCertificateOfAnotherKeyIsHandedOut(t *testing.T) {
 }
 
 func TestCertificateIsReadAsItIs(t *testing.T) {
+	t.Parallel()
 	for _, kind := range []fixture.Certificate{fixture.Padded, fixture.Prefixed} {
 		chip := power(t, state(t, fixture.Config{Certificate: kind}))
 		want := tool(t, chip, "tpm2_nvread", "-C", "0x01C00002", "0x01C00002")
@@ -126,6 +131,7 @@ func TestCertificateIsReadAsItIs(t *testing.T) {
 }
 
 func TestCertificateIndexThatGivesNothing(t *testing.T) {
+	t.Parallel()
 	const index = "0x01C00002"
 	for name, tt := range map[string]struct {
 		attributes string
@@ -159,6 +165,7 @@ func TestCertificateIndexThatGivesNothing(t *testing.T) {
 }
 
 func TestOwnedTPM(t *testing.T) {
+	t.Parallel()
 	for _, hierarchy := range []string{"owner", "endorsement"} {
 		chip := chip(t)
 		tool(t, chip, "tpm2_changeauth", "-Q", "-c", hierarchy, "secret")
@@ -169,6 +176,7 @@ func TestOwnedTPM(t *testing.T) {
 
 // A password that appears while we talk is found where it is asked for.
 func TestTPMThatIsTakenMeanwhile(t *testing.T) {
+	t.Parallel()
 	chip := chip(t)
 	c := open(t, chip)
 	tool(t, chip, "tpm2_changeauth", "-Q", "-c", "endorsement", "secret")
@@ -183,6 +191,7 @@ func TestTPMThatIsTakenMeanwhile(t *testing.T) {
 }
 
 func TestTPMInLockout(t *testing.T) {
+	t.Parallel()
 	chip := chip(t)
 	tool(t, chip, "tpm2_nvdefine", "-Q", "-C", "o", "-s", "5", "-p", "right", "-a", "authread|authwrite", "0x01500001")
 	for range 4 { // three count; it takes one more to notice
@@ -195,6 +204,7 @@ func TestTPMInLockout(t *testing.T) {
 }
 
 func TestDisabledHierarchy(t *testing.T) {
+	t.Parallel()
 	for _, which := range []string{"shEnable", "ehEnable"} {
 		chip := chip(t)
 		tool(t, chip, "tpm2_hierarchycontrol", "-Q", "-C", "p", which, "clear")
@@ -204,6 +214,7 @@ func TestDisabledHierarchy(t *testing.T) {
 }
 
 func TestFullTPM(t *testing.T) {
+	t.Parallel()
 	chip := chip(t)
 	tool(t, chip, "tpm2_createprimary", "-Q", "-C", "o", "-G", "ecc256", "-c", filepath.Join(t.TempDir(), "key.ctx"))
 	// The key is loaded at 0x80000000: keep it in the TPM as often as it takes.
@@ -231,6 +242,7 @@ func TestFullTPM(t *testing.T) {
 }
 
 func TestDeviceHandleHoldsSomethingElse(t *testing.T) {
+	t.Parallel()
 	const deviceAttributes = "fixedtpm|fixedparent|sensitivedataorigin|userwithauth|noda|sign"
 	for said, args := range map[string][]string{
 		"a P-256 key that stores other keys": {"-C", "o", "-G", "ecc256"},

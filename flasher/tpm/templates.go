@@ -4,9 +4,7 @@ import (
 	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
-	"errors"
 	"fmt"
-	"math/big"
 
 	"github.com/google/go-tpm/tpm2"
 )
@@ -175,14 +173,7 @@ func ecdsaKey(public tpm2.TPM2BPublic) (*ecdsa.PublicKey, error) {
 	if err != nil {
 		return nil, err
 	}
-	if len(xy) != 64 {
-		return nil, errors.New("not a key on P-256")
-	}
-	return &ecdsa.PublicKey{
-		Curve: elliptic.P256(),
-		X:     new(big.Int).SetBytes(xy[:32]),
-		Y:     new(big.Int).SetBytes(xy[32:]),
-	}, nil
+	return ecdsa.ParseUncompressedPublicKey(elliptic.P256(), append([]byte{4}, xy...))
 }
 
 // describe says in plain words what kind of key somebody has put where another

@@ -143,7 +143,7 @@ func (c *Conversation) findEndorsement(w *wire) error {
 	if found == nil || c.cert == nil || bytes.Contains(c.cert, own) {
 		return nil
 	}
-	return c.whoseCertificate(w)
+	return c.whoseCertificate(w, own)
 }
 
 // makeEndorsement makes the endorsement key and persists it. If we stop in
@@ -154,16 +154,13 @@ func (c *Conversation) makeEndorsement(w *wire) (key, error) {
 		return key{}, err
 	}
 	defer w.drop(made)
-	if !fits(made.public, c.of.template) {
-		return key{}, unreadable(errors.New("making the endorsement key: it is not from the template"))
-	}
 	return w.persist(made, c.of.handle)
 }
 
 // whoseCertificate finds out why the EK certificate is not for the key at the
-// endorsement key's handle. A certificate for neither key is not judged here:
+// endorsement key's handle, own. A certificate for neither key is not judged here:
 // it is evidence, and goes to who checks it.
-func (c *Conversation) whoseCertificate(w *wire) error {
+func (c *Conversation) whoseCertificate(w *wire, own []byte) error {
 	right, err := w.transient(c.of.template)
 	if err != nil {
 		return err
@@ -171,7 +168,6 @@ func (c *Conversation) whoseCertificate(w *wire) error {
 	if !bytes.Contains(c.cert, right) {
 		return nil
 	}
-	unique := "another field \"unique\""
 	empty := c.of.template
 	if empty.Type == tpm2.TPMAlgRSA {
 		empty.Unique = tpm2.NewTPMUPublicID(tpm2.TPMAlgRSA, &tpm2.TPM2BPublicKeyRSA{})
@@ -182,10 +178,10 @@ func (c *Conversation) whoseCertificate(w *wire) error {
 	if err != nil {
 		return err
 	}
-	if own, err := keyBytes(c.ek.public); err == nil && bytes.Equal(own, other) {
-		unique = "an empty field \"unique\""
+	if bytes.Equal(own, other) {
+		return twoTemplates(c.of.handle)
 	}
-	return twoTemplates(c.of.handle, unique)
+	return endorsementOccupied(c.of.handle, "another key than the one that its EK certificate is for")
 }
 
 // transient makes an endorsement key, looks at it and drops it.
@@ -237,23 +233,26 @@ func (c *Conversation) activate(w *wire, challenge flasher.Challenge) ([]byte, e
 	if err != nil {
 		return nil, activationFailed(fmt.Errorf("reading the challenge: %w", err))
 	}
+	var unmet error
 	rsp, err := tpm2.ActivateCredential{
 		ActivateHandle: c.ak.auth(),
 		KeyHandle: tpm2.AuthHandle{
 			Handle: c.ek.handle,
 			Name:   c.ek.name,
 			Auth: tpm2.Policy(c.of.template.NameAlg, 16, func(_ transport.TPM, session tpm2.TPMISHPolicy, nonce tpm2.TPM2BNonce) error {
-				return w.meetPolicy(c.of.branches, session, nonce)
+				unmet = w.meetPolicy(c.of.branches, session, nonce)
+				return unmet
 			}),
 		},
 		CredentialBlob: tpm2.TPM2BIDObject{Buffer: object},
 		Secret:         tpm2.TPM2BEncryptedSecret{Buffer: secret},
 	}.Execute(w)
-	if err != nil {
-		if w.err != nil || !isAny(err, notActivated) && !w.works(c.ek, err) {
-			return nil, w.judge(doing, err)
-		}
+	switch {
+	case err == nil:
+	case w.err == nil && unmet == nil && (isAny(err, notActivated) || w.works(c.ek, err)):
 		return nil, activationFailed(fmt.Errorf("%s: %w", doing, err))
+	default:
+		return nil, w.judge(doing, err)
 	}
 	return rsp.CertInfo.Buffer, nil
 }
@@ -266,11 +265,13 @@ func sized(b []byte) ([]byte, error) {
 	return b[2:], nil
 }
 
-// notActivated are the answers of a TPM that cannot open a challenge: it was
-// made for another object (INTEGRITY) or another key (the rest).
+// notActivated are the answers of a TPM that cannot open a challenge: it was made
+// for another object (INTEGRITY) or another key (the rest); or the keys at the
+// handles have other names than they were shown with (AUTH_FAIL, BAD_AUTH: the
+// names are part of what the session authenticates).
 var notActivated = []tpm2.TPMRC{
-	tpm2.TPMRCIntegrity, tpm2.TPMRCValue, tpm2.TPMRCSize, tpm2.TPMRCInsufficient,
-	tpm2.TPMRCECCPoint, tpm2.TPMRCPolicyFail, tpm2.TPMRCType, tpm2.TPMRCAttributes,
+	tpm2.TPMRCIntegrity, tpm2.TPMRCValue, tpm2.TPMRCSize, tpm2.TPMRCInsufficient, tpm2.TPMRCECCPoint, tpm2.TPMRCPolicyFail,
+	tpm2.TPMRCType, tpm2.TPMRCAttributes, tpm2.TPMRCAuthFail, tpm2.TPMRCBadAuth,
 }
 
 // works tells whether a TPM that said it had failed answers nevertheless: so

@@ -16,6 +16,7 @@ import (
 )
 
 func TestEndorsementIsWhatToolsRead(t *testing.T) {
+	t.Parallel()
 	chip := chip(t)
 	c := open(t, chip)
 	e := c.Endorsement()
@@ -47,6 +48,7 @@ func TestEndorsementIsWhatToolsRead(t *testing.T) {
 }
 
 func TestUnbornEndorsementKeyIsMadeAndPersisted(t *testing.T) {
+	t.Parallel()
 	dir := state(t, fixture.Config{Unborn: true})
 	chip := power(t, dir)
 	first := open(t, chip).Endorsement()
@@ -79,6 +81,7 @@ func TestUnbornEndorsementKeyIsMadeAndPersisted(t *testing.T) {
 }
 
 func TestEveryKindOfEndorsementKeyIsProved(t *testing.T) {
+	t.Parallel()
 	for kind, want := range map[tpm.Kind]struct {
 		handle string
 		cert   bool
@@ -116,6 +119,7 @@ func TestEveryKindOfEndorsementKeyIsProved(t *testing.T) {
 }
 
 func TestChallengeForAnotherIsNotActivated(t *testing.T) {
+	t.Parallel()
 	mine, other := chip(t), power(t, state(t, fixture.Config{Certificate: fixture.None}))
 	c, foreign := open(t, mine), open(t, other)
 	defer foreign.Close(limit(t))

@@ -110,6 +110,7 @@ func commands(t *testing.T) (n int) {
 }
 
 func TestTransportsErrorsPassUntouched(t *testing.T) {
+	t.Parallel()
 	gone := fmt.Errorf("talking to the board: %w", link.ErrGone)
 	refused := &flasher.Refusal{Code: "console-silent"}
 	for i := range commands(t) {
@@ -161,6 +162,7 @@ func TestSilentTPMEndsByItself(t *testing.T) {
 // comes of it is a refusal, or nothing where the bytes did not matter; it is
 // never believed that a key is proved that is not.
 func TestDamagedResponses(t *testing.T) {
+	t.Parallel()
 	damages := map[string]func([]byte) []byte{
 		"cut in the middle": func(b []byte) []byte { return b[:len(b)/2] },
 		"cut, and its length with it": func(b []byte) []byte {

@@ -31,13 +31,13 @@ f=%[1]s;d=${f%%/*};d=${d:-/};t=${d%%/}/.${f##*/}.nameplate w=
 x(){ rm -f "$t";exit $1;}
 [ ! -d "$f" ]||exit %[4]d
 if [ ! -e "$f" ];then
-[ -d "$d" ]||{ (umask 022;mkdir -p "$d" 2>&1)||exit %[5]d;w=1;}
+[ -d "$d" ]||{ (umask 022;mkdir -p "$d" 2>&1)||exit %[5]d;w=w;}
 rm -f "$t"
 openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -pkeyopt ec_param_enc:named_curve -out "$t" 2>&1||x %[6]d
 [ -z %[3]s ]||chown %[3]s "$t" 2>&1||x %[7]d
 { chmod %[2]o "$t"&&S "$t"&&mv -f "$t" "$f";} 2>&1||x %[8]d
 fi
-S "$f";if [ "$w" ];then sync;else S "$d";fi
+S "$f";D "$d" $w
 openssl pkey -in "$f" -passin pass: -pubout -outform DER 2>/dev/null|base64`
 
 // showKey prints the public half of a key that is there.
@@ -68,7 +68,7 @@ func (k fileKey) request(ctx context.Context, commonName string) ([]byte, error)
 		return nil, err
 	}
 	if a.status != 0 {
-		return nil, storageRefused(a)
+		return nil, storageRefused(a.status, a.out)
 	}
 	public, err := publicKey(a.out)
 	if err != nil {

@@ -34,7 +34,7 @@ const (
 	enterLimit = 90 * time.Second
 	// Tries before one gives up on a console that says nothing, on one that makes
 	// no sense, and on a login that comes back before it asks for a password.
-	silentTries, senselessTries, nameTries = 5, 12, 4
+	silentTries, senselessTries, nameTries = 6, 12, 4
 )
 
 const interrupt = "\x03" // ^C
@@ -77,12 +77,16 @@ func newMark() mark {
 	var r [8]byte
 	_, _ = rand.Read(r[:]) // never fails
 	m := mark{token: fmt.Sprintf("np%x", r[4:]), a: binary.BigEndian.Uint16(r[:]), b: binary.BigEndian.Uint16(r[2:])}
-	m.answer = regexp.MustCompile(fmt.Sprintf(`%s%d:(\d*):`, m.token, int(m.a)+int(m.b)))
+	m.answer = regexp.MustCompile(m.is() + `:(\d*):`)
 	return m
 }
 
-// text is what the shell must be told to print.
-func (m mark) text() string { return fmt.Sprintf("%s$((%d+%d)):$(id -u):", m.token, m.a, m.b) }
+// sum is what a shell must be told to print, is what it prints.
+func (m mark) sum() string { return fmt.Sprintf("%s$((%d+%d))", m.token, m.a, m.b) }
+func (m mark) is() string  { return fmt.Sprintf("%s%d", m.token, int(m.a)+int(m.b)) }
+
+// question is the line that asks for the sum, and for the user.
+func (m mark) question() string { return " echo " + m.sum() + ":$(id -u):" }
 
 // entrance is the way from an open port to a shell of root.
 type entrance struct {
@@ -96,8 +100,10 @@ type entrance struct {
 	named int    // how often the user name was given
 	gave  bool   // the password was given; it is given once
 	left  bool   // a shell of somebody else was left
-	tries int    // to get a sign from a console that makes no sense
-	idle  int    // of these, those at which the board did nothing by itself
+	// returns were typed to get a sign of life.
+	returns bool
+	tries   int // to get a sign from a console that makes no sense
+	idle    int // of these, those at which the board did nothing by itself
 }
 
 // enter finds out where the console is and goes on from there until a shell of
@@ -131,6 +137,13 @@ func (e *entrance) step(ctx context.Context, here place) (place, error) {
 		e.left = true
 		return e.say(ctx, "exit", askLimit, settle)
 	case atLogin:
+		if e.returns && !e.gave && e.named == 0 {
+			// Each return that was typed brings the prompt once more, now or when the
+			// login has started: a name given to any but the last prompt would be
+			// followed by an empty one, or by itself as the password.
+			e.returns = false
+			return e.hush(ctx)
+		}
 		switch {
 		case e.gave:
 			return here, loginRefused()
@@ -162,21 +175,35 @@ func (e *entrance) step(ctx context.Context, here place) (place, error) {
 		return here, errNoPrompt
 	}
 	e.tries++
+	e.returns = true
 	return e.nudge(ctx)
 }
 
+// hush reads until the console has said nothing for settle.
+func (e *entrance) hush(ctx context.Context) (place, error) {
+	for end := time.Now().Add(lookLimit); time.Now().Before(end); {
+		if err := e.more(ctx, settle); errors.Is(err, errQuiet) {
+			return e.place(), nil
+		} else if err != nil {
+			return nowhere, err
+		}
+	}
+	return e.place(), nil
+}
+
 // nudge types what gives a sign of life: a return, which makes a login and a
-// shell show their prompt; the question; and once, where neither did anything,
+// shell show their prompt, and again, because a login may be just starting; the
+// question; and once, where neither did anything,
 // an interrupt, because a shell that a dead session left behind may be in the
 // middle of something, and it ends then.
 func (e *entrance) nudge(ctx context.Context) (place, error) {
 	switch {
-	case e.tries == 1 && !e.gave:
+	case e.tries <= 2 && !e.gave:
 		return e.say(ctx, "", wakeLimit, settle)
-	case e.tries == 4 && !e.gave:
+	case e.tries == 5 && !e.gave:
 		return e.say(ctx, interrupt, wakeLimit, settle)
 	}
-	return e.say(ctx, " echo "+e.mark.text(), 2*wakeLimit, answerSettle)
+	return e.say(ctx, e.mark.question(), 2*wakeLimit, answerSettle)
 }
 
 // say types a line and looks what comes of it.

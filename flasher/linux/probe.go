@@ -30,7 +30,7 @@ func (d *device) probe(ctx context.Context) error {
 	if err := d.identify(ctx); err != nil {
 		return err
 	}
-	if err := d.survey(ctx); err != nil {
+	if err := d.room(ctx); err != nil {
 		return err
 	}
 	if d.options.TPM {
@@ -41,7 +41,7 @@ func (d *device) probe(ctx context.Context) error {
 
 // identity reads who the board is, twice: what the kernel says of it comes from
 // buses that can err. The EFI variable is that of UEFI 2.10, 3.3; four bytes of
-// attributes come before its value.
+// attributes come before its value. h says what is there.
 const identity = `
 r(){ printf %%s "$1";shift;for f do [ -r "$f" ]&&{ tr -cd " -~"<"$f";break;};done;echo;}
 i(){ r m /proc/device-tree/model /sys/firmware/devicetree/base/model /sys/class/dmi/id/product_name
@@ -50,31 +50,42 @@ r a /sys/class/net/%[1]s/address
 r t /sys/class/net/%[1]s/addr_assign_type;}
 a=$(i) b=$(i);[ "$a" = "$b" ]||exit %[2]d
 echo "$a";f=/sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c
-[ ! -r $f ]||echo b$(base64<$f)`
+[ ! -r $f ]||echo b$(base64<$f)
+type openssl>/dev/null 2>&1&&echo o
+h(){ [ ! -e "$1" ]&&[ ! -L "$1" ]||echo "$1";}
+`
 
-// statusDiffers is the script's status when two readings differ.
-const statusDiffers = 7
+const tpmDevice = "/dev/tpmrm0"
 
-// identify learns who the board is, and refuses one that the product is not for.
+// identify learns who the board is and what it has, and refuses one that the
+// product is not for. Nothing is written on the board before that.
 func (d *device) identify(ctx context.Context) error {
-	a, err := d.shell.run(ctx, runLimit, fmt.Sprintf(identity, d.options.Interface, statusDiffers))
+	o := d.options
+	wanted := []string{tpmDevice}
+	if o.Key.Module != "" {
+		wanted = append(wanted, o.Key.Module)
+	}
+	for _, f := range append(stored(o), keyFile(o)...) {
+		wanted = append(wanted, f.Path)
+	}
+	out, status, err := d.each(ctx, fmt.Sprintf(identity, o.Interface, statusDiffers), "h", wanted)
 	if err != nil {
 		return fmt.Errorf("identifying board: %w", err)
 	}
-	if a.status == statusDiffers {
+	if status == statusDiffers {
 		return readDiffers()
 	}
-	said := map[byte]string{}
-	for line := range bytes.Lines(a.out) {
-		if line = bytes.TrimSpace(line); len(line) > 0 {
-			said[line[0]] = strings.TrimSpace(string(line[1:]))
+	said, there := map[byte]string{}, map[string]bool{}
+	for line := range strings.Lines(string(out)) {
+		if line = strings.TrimSpace(line); line != "" {
+			said[line[0]], there[line] = strings.TrimSpace(line[1:]), true
 		}
 	}
 	d.facts.Family, d.facts.Chip = (*Driver)(nil).Family(), said['m']
-	if said['m'] != d.options.Chip {
-		return modelUnexpected(said['m'], d.options.Chip)
+	if said['m'] != o.Chip {
+		return modelUnexpected(said['m'], o.Chip)
 	}
-	mac, err := macAddress(d.options.Interface, said['a'], said['t'])
+	mac, err := macAddress(o.Interface, said['a'], said['t'])
 	if err != nil {
 		return err
 	}
@@ -83,6 +94,21 @@ func (d *device) identify(ctx context.Context) error {
 		d.facts.HardwareIDs = append(d.facts.HardwareIDs, flasher.HardwareID{Kind: "serial-number", Value: serial})
 	}
 	d.facts.Security = security(said['b'])
+	d.facts.StoreBlank = true
+	for _, f := range stored(o) {
+		d.facts.StoreBlank = d.facts.StoreBlank && !there[f.Path]
+	}
+	switch {
+	case o.TPM && !there[tpmDevice]:
+		return tpmMissing()
+	case o.Key.Module != "" && !there[o.Key.Module]:
+		return moduleMissing(o.Key.Module)
+	case o.Key.In == inFile:
+		d.facts.KeyHeld = there[o.Key.File.Path]
+		if !there["o"] {
+			return toolMissing("openssl")
+		}
+	}
 	return nil
 }
 
@@ -129,78 +155,38 @@ w(){ d=$1;while [ ! -d "$d" ];do d=${d%%/*};d=${d:-/};done;f=$d/.nameplate
 x=$(dd if=/dev/zero of="$f" bs=16384 count=1 2>&1&&rm -f "$f" 2>&1)||{ rm -f "$f";echo "$x";exit %d;};}
 `
 
-// have says which of the things are there.
-const have = `h(){ if [ -e "$1" ]||[ -L "$1" ];then echo "$1";fi;}
-`
-
-const tpmDevice = "/dev/tpmrm0"
-
-// survey looks at the place for the identity, and whether the board has what is
-// needed.
-func (d *device) survey(ctx context.Context) error {
-	o := d.options
-	all := append(stored(o), keyFile(o)...)
-	wanted := []string{tpmDevice}
-	if o.Key.Module != "" {
-		wanted = append(wanted, o.Key.Module)
-	}
+// room makes sure that the places for the identity can be written.
+func (d *device) room(ctx context.Context) error {
 	var folders []string
-	for _, f := range all {
-		wanted = append(wanted, f.Path)
+	for _, f := range append(stored(d.options), keyFile(d.options)...) {
 		if dir := path.Dir(f.Path); !slices.Contains(folders, dir) {
 			folders = append(folders, dir)
 		}
 	}
-	out, err := d.each(ctx, have, "h", wanted)
+	a, status, err := d.each(ctx, fmt.Sprintf(trial, statusUnwritable), "w", folders)
 	if err != nil {
-		return fmt.Errorf("looking for files: %w", err)
+		return fmt.Errorf("looking for room: %w", err)
 	}
-	there := map[string]bool{}
-	for line := range strings.Lines(string(out)) {
-		there[strings.TrimSuffix(line, "\n")] = true
+	if status != 0 {
+		return storageRefused(status, a)
 	}
-	if o.TPM && !there[tpmDevice] {
-		return tpmMissing()
-	}
-	if o.Key.Module != "" && !there[o.Key.Module] {
-		return moduleMissing(o.Key.Module)
-	}
-	d.facts.StoreBlank = true
-	for _, f := range stored(o) {
-		d.facts.StoreBlank = d.facts.StoreBlank && !there[f.Path]
-	}
-	if o.Key.In == inFile {
-		d.facts.KeyHeld = there[o.Key.File.Path]
-		a, err := d.shell.run(ctx, runLimit, "type openssl>/dev/null 2>&1")
-		if err != nil {
-			return fmt.Errorf("looking for openssl: %w", err)
-		}
-		if a.status != 0 {
-			return toolMissing("openssl")
-		}
-	}
-	_, err = d.each(ctx, fmt.Sprintf(trial, statusUnwritable), "w", folders)
-	return err
+	return nil
 }
 
 // each calls a function of the shell for each path, as many at once as a terminal
-// takes, and returns what they printed.
-func (d *device) each(ctx context.Context, definition, function string, paths []string) ([]byte, error) {
-	var out []byte
-	for len(paths) > 0 {
+// takes, and returns what they printed; up to the first that fails.
+func (d *device) each(ctx context.Context, definition, function string, paths []string) (out []byte, status int, err error) {
+	for len(paths) > 0 && status == 0 {
 		script := definition
-		for len(paths) > 0 && len(script)+4*len(paths[0]) < onTheWay-100 { // quotes take four
+		for len(paths) > 0 && len(script)+4*len(paths[0]) < onTheWay-100 { // a quote takes four
 			script += function + " " + quoted(paths[0]) + "\n"
 			paths = paths[1:]
 		}
 		a, err := d.shell.run(ctx, syncLimit, script)
 		if err != nil {
-			return nil, err
+			return nil, 0, err
 		}
-		if a.status != 0 {
-			return nil, storageRefused(a)
-		}
-		out = append(append(out, a.out...), '\n')
+		out, status = append(append(out, a.out...), '\n'), a.status
 	}
-	return out, nil
+	return out, status, nil
 }

@@ -77,9 +77,12 @@ func (d *device) sizes(ctx context.Context, items []flasher.Item) (map[string]in
 			paths = append(paths, it.Name)
 		}
 	}
-	out, err := d.each(ctx, measure, "g", paths)
+	out, status, err := d.each(ctx, measure, "g", paths)
 	if err != nil {
 		return nil, err
+	}
+	if status != 0 {
+		return nil, storageRefused(status, out)
 	}
 	sizes := map[string]int{}
 	for line := range strings.Lines(string(out)) {

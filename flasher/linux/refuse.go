@@ -168,9 +168,9 @@ var errChecksum = errors.New("the SHA-256 on the board differs")
 
 // storageRefused says why the board could not keep a file, by the status of our
 // script and by what the C library says of an error (LC_ALL is C there).
-func storageRefused(a answer) *flasher.Refusal {
-	said := strings.TrimSpace(string(plain(a.out)))
-	err := fmt.Errorf("status %d, the board says %q", a.status, said)
+func storageRefused(status int, out []byte) *flasher.Refusal {
+	said := strings.TrimSpace(string(plain(out)))
+	err := fmt.Errorf("status %d, the board says %q", status, said)
 	switch {
 	case strings.Contains(said, "Read-only file system"):
 		return &flasher.Refusal{
@@ -186,28 +186,28 @@ func storageRefused(a answer) *flasher.Refusal {
 			Next:     "Set the board aside; its image must leave room for the identity.",
 			Err:      err,
 		}
-	case a.status == statusChecksum:
+	case status == statusChecksum:
 		return &flasher.Refusal{
 			Code:     "checksum-differs",
 			Sentence: "The file on the board is not what was sent, twice.",
 			Next:     "Check the console's cable and speed, and put the board in again; if it happens again, set the board aside: its storage may be bad.",
 			Err:      errors.Join(errChecksum, err),
 		}
-	case a.status == statusOwner:
+	case status == statusOwner:
 		return &flasher.Refusal{
 			Code:     "owner-unknown",
 			Sentence: "The board does not know the user or the group that shall own a file.",
 			Next:     "Check the owners in the product file, and that the image has the software they belong to.",
 			Err:      err,
 		}
-	case a.status == statusFolder:
+	case status == statusFolder:
 		return &flasher.Refusal{
 			Code:     "path-is-folder",
 			Sentence: "Where the product file wants a file, the board has a folder.",
 			Next:     "Check the paths in the product file.",
 			Err:      err,
 		}
-	case a.status == statusNoKey:
+	case status == statusNoKey:
 		return &flasher.Refusal{
 			Code:     "device-key-failed",
 			Sentence: "The board's openssl could not make a key.",

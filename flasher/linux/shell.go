@@ -19,6 +19,9 @@ import (
 // Limits of a conversation with a shell. Each is for silence or for one command,
 // beside the time that the bytes need on the wire.
 const (
+	// promptLimit is for a prompt of which we know nothing but that there may be
+	// one.
+	promptLimit = 50 * time.Millisecond
 	// startLimit is for the first words of the quiet shell.
 	startLimit = 10 * time.Second
 	// runLimit is for a command that only reads or computes.
@@ -53,13 +56,15 @@ const (
 // nothing is done twice. n lives in this shell only, so what bears it comes from
 // the board and the login that it began with. The history of the shell that we
 // came through forgets our lines. S is fsync where sync takes names; an older one
-// complains that it does not, and syncs everything.
+// complains that it does not, and syncs everything. D does a folder, with w all of
+// those above it.
 const prologue = `PATH=/usr/sbin:/usr/bin:/sbin:/bin:$PATH LC_ALL=C RANDFILE=/dev/null;export PATH LC_ALL RANDFILE;umask 077
 n=%[1]s o= e=0 s=0 k=0
 y(){ h=$(printf %%s "$s $1 $e $o"|sha256sum);h=${h%%"${h#????????????????}"};printf %%s "<$n $s $1 $e $h $o $n>";}
 z(){ s=$1 e=$2;y 0;}
 S(){ sync "$@"||sync;}
-[ -f "$H" ]&&grep -q %[2]s "$H"&&sed -i /%[2]s/d "$H"&&{ [ -s "$H" ]||rm -f "$H";}
+D(){ S "$1";[ -z "$2" ]||[ "$1" = / ]||{ set -- "${1%%/*}" w;D "${1:-/}" w;};}
+H=${H:-$HOME/.ash_history};[ -f "$H" ]&&grep -q %[2]s "$H"&&sed -i /%[2]s/d "$H"&&{ [ -s "$H" ]||rm -f "$H";}
 m=;for c in base64 cat chmod chown cut dd mkdir mv printf rm sha256sum sync tr;do type $c>/dev/null 2>&1||m="$m $c";done
 printf %%s "<$n tools$m $n>"
 `
@@ -93,31 +98,35 @@ func openShell(ctx context.Context, c *console, who flasher.Console) (*shell, er
 	if err := e.enter(ctx); err != nil {
 		return nil, err
 	}
+	// What is typed before its prompt is there, a shell echoes twice.
+	err := e.until(ctx, promptLimit, func() bool { return shellPrompt.Match(plain(e.in)) })
+	if err != nil && !errors.Is(err, errQuiet) {
+		return nil, err
+	}
 	ready := newMark()
-	line := fmt.Sprintf(` H=${HISTFILE:-$HOME/.ash_history};unset HISTFILE;export H;`+
-		`exec sh -c 's=$(stty -g);stty -echo -onlcr;echo %s$((%d+%d));sh 2>&1|cat;stty $s' %s 3>&-`+"\r",
-		ready.token, ready.a, ready.b, e.mark.token)
+	ready.token = e.mark.token // by which the history knows our lines
 	var name [4]byte
 	_, _ = rand.Read(name[:]) // never fails
 	s := &shell{console: c, name: "n" + hex.EncodeToString(name[:])}
-	if err := s.begin(ctx, line, fmt.Sprintf("%s%d\n", ready.token, int(ready.a)+int(ready.b)), e.mark.token); err != nil {
+	if err := s.begin(ctx, ready); err != nil {
 		return nil, err
 	}
 	return s, nil
 }
 
 // begin starts the quiet shell and tells it what it needs.
-func (s *shell) begin(ctx context.Context, line, ready, token string) error {
+func (s *shell) begin(ctx context.Context, ready mark) error {
+	line := ` export H="$HISTFILE";unset HISTFILE;exec sh -c 'stty -echo;echo ` + ready.sum() + `;sh 2>&1|cat;stty echo' 3>&-` + "\r"
 	ctx, cancel := context.WithTimeoutCause(ctx, startLimit+s.wire(len(line)+len(prologue)), errNoPrompt)
 	defer cancel()
 	s.drop(len(s.in))
 	err := s.send(ctx, []byte(line))
 	if err == nil {
-		err = s.until(ctx, startLimit, func() bool { return bytes.Contains(s.in, []byte(ready)) })
+		err = s.until(ctx, startLimit, func() bool { return bytes.Contains(s.in, []byte(ready.is()+"\n")) })
 	}
 	s.drop(len(s.in))
 	if err == nil {
-		err = s.send(ctx, fmt.Appendf(nil, prologue, s.name, token))
+		err = s.send(ctx, fmt.Appendf(nil, prologue, s.name, ready.token))
 	}
 	var missing []string
 	if err == nil {
@@ -164,10 +173,10 @@ func (s *shell) try(ctx context.Context, limit time.Duration, script string) (an
 	return s.answer(ctx, limit, seq)
 }
 
-// tell lets this very shell run commands, one of which may be lost with the whole
-// of it, and returns their status.
-func (s *shell) tell(ctx context.Context, commands string) (status int, err error) {
-	seq, err := s.ask(ctx, []byte(commands+"z %d $?\n"))
+// status lets this very shell run commands, one of which may be lost with all of
+// them, and returns the last one's status.
+func (s *shell) status(ctx context.Context, commands string) (int, error) {
+	seq, err := s.ask(ctx, []byte("o=\n"+commands+"z %d $?\n"))
 	if err != nil {
 		return 0, err
 	}
@@ -175,26 +184,27 @@ func (s *shell) tell(ctx context.Context, commands string) (status int, err erro
 	return a.status, final(err)
 }
 
-// ask sends a command, in which %d stands for its number. It may hold keys: it is
-// wiped.
+// ask sends a command, in which %d stands for its number.
 func (s *shell) ask(ctx context.Context, command []byte) (seq int, err error) {
 	defer clear(command)
-	before, after, _ := bytes.Cut(command, []byte("%d"))
-	text := make([]byte, 0, len(command)+8) // wiped by send
 	s.seq++
+	before, after, _ := bytes.Cut(command, []byte("%d"))
+	text := make([]byte, 0, len(command)+8)
 	text = append(strconv.AppendInt(append(text, before...), int64(s.seq), 10), after...)
-	for line := range bytes.Lines(text) {
-		if len(line) > lineMost || len(text) > onTheWay {
-			clear(text)
-			return 0, fmt.Errorf("a command of %d bytes is too long for a terminal", len(text))
+	return s.seq, s.tell(ctx, text)
+}
+
+// tell sends lines that have no answer. They may hold keys: they are wiped.
+func (s *shell) tell(ctx context.Context, lines []byte) error {
+	for line := range bytes.Lines(lines) {
+		if len(line) > lineMost || len(lines) > onTheWay {
+			clear(lines)
+			return fmt.Errorf("a command of %d bytes is too long for a terminal", len(lines))
 		}
 	}
-	short, cancel := context.WithTimeoutCause(ctx, runLimit+s.wire(len(text)), errQuiet)
+	short, cancel := context.WithTimeoutCause(ctx, runLimit+s.wire(len(lines)), errQuiet)
 	defer cancel()
-	if err := s.send(short, text); err != nil {
-		return 0, s.explain(ctx, err)
-	}
-	return s.seq, nil
+	return s.explain(ctx, s.send(short, lines))
 }
 
 // answer waits for the answer to command seq. Commands run in their order: an
@@ -314,7 +324,7 @@ func (s *shell) explain(ctx context.Context, err error) error {
 	}
 	e := &entrance{console: s.console, mark: newMark()}
 	here := e.place()
-	for _, line := range []string{"", " echo " + e.mark.text() + "$n"} {
+	for _, line := range []string{"", e.mark.question() + "$n"} {
 		if here > unknown {
 			break
 		}

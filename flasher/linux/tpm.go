@@ -20,6 +20,9 @@ const (
 	tpmHeader = 10
 	// tpmMost is what the kernel's driver passes in one response.
 	tpmMost = 4096
+	// shortMost is what goes to the TPM without dd, and in one line; partMost is how
+	// much of the text of a longer one goes in a line.
+	shortMost, partMost = 700, 950
 	// tpmReads is how often one reads for one response. A driver gives it whole to
 	// the first; before Linux 5.0 what that left was gone.
 	tpmReads = 64
@@ -27,16 +30,17 @@ const (
 
 // talking opens the TPM for the whole conversation: when the descriptor closes,
 // the kernel's resource manager flushes sessions and objects. t hands over one
-// command, in one write, which is what the driver takes for one command.
-const talking = `command exec 3<>` + tpmDevice + `
-e=$?
-t(){ o=$(printf %s "$2"|base64 -d|dd obs=4096 2>/dev/null >&3;u);z $1 $?;}
+// command in one write, which the driver takes for one command; the C libraries'
+// buffers have 1024 bytes (musl) and more, and for what is longer dd gathers it.
+const talking = `t(){ o=$(printf %s "$2"|base64 -d>&3;u);z $1 $?;}
+T(){ o=$(printf %s "$2"|base64 -d|dd obs=4096 2>/dev/null >&3;u);z $1 $?;}
 u(){ dd bs=4096 count=1 <&3 2>/dev/null|base64;}
-o=;(exit $e);`
+command exec 3<>` + tpmDevice + `
+`
 
 // openTPM begins the conversation with the board's TPM.
 func (d *device) openTPM(ctx context.Context) error {
-	status, err := d.shell.tell(ctx, talking)
+	status, err := d.shell.status(ctx, talking)
 	if err != nil {
 		return fmt.Errorf("opening the TPM: %w", err)
 	}
@@ -64,15 +68,14 @@ func (d *device) openTPM(ctx context.Context) error {
 func (d *device) Send(ctx context.Context, command []byte) ([]byte, error) {
 	text := base64.StdEncoding.AppendEncode(nil, command)
 	line := make([]byte, 0, len(text)+100)
-	const most = lineMost - 40
-	if len(text) > most {
-		line = append(line, "q=\n"...)
-		for ; len(text) > most; text = text[most:] {
-			line = fmt.Appendf(line, "q=$q%s\n", text[:most])
-		}
-		line = fmt.Appendf(line, "t %%d $q%s\n", text)
-	} else {
+	if len(command) <= shortMost {
 		line = fmt.Appendf(line, "t %%d %s\n", text)
+	} else {
+		line = append(line, "q=\n"...)
+		for ; len(text) > partMost; text = text[partMost:] {
+			line = fmt.Appendf(line, "q=$q%s\n", text[:partMost])
+		}
+		line = fmt.Appendf(line, "T %%d $q%s\n", text)
 	}
 	seq, err := d.shell.ask(ctx, line)
 	if err != nil {

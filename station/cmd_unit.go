@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"io"
 	"time"
 
 	"nameplate/records"
@@ -71,21 +72,25 @@ func (c *unitShowCmd) Run(g *globals) error {
 	if err != nil {
 		return err
 	}
+	showUnit(g.out, u, events)
+	return nil
+}
+
+func showUnit(w io.Writer, u records.Unit, events []records.Event) {
 	unit := web.Unit(u)
 	for _, row := range [][2]string{{"unit", unit.ID}, {"state", unit.State}, {"chip", unit.Chip}, {"serial", unit.Serial},
 		{"registration ID", unit.RegistrationID}, {"ID scope", unit.IDScope}, {"URL", unit.RegistrationURL}, {"attestation", unit.Attestation},
-		{"certificate", unit.CertificateSerial}, {"order", unit.Order}, {"customer", unit.Customer}, {"enrollment", unit.Enrollment}} {
+		{"key made", unit.Key}, {"endorsement key", unit.EndorsementKey}, {"certificate", unit.CertificateSerial}, {"order", unit.Order}, {"customer", unit.Customer}, {"enrollment", unit.Enrollment}} {
 		if row[1] != "" {
-			fmt.Fprintf(g.out, "%-16s %s\n", row[0], row[1])
+			fmt.Fprintf(w, "%-16s %s\n", row[0], row[1])
 		}
 	}
 	for _, id := range unit.Hardware {
-		fmt.Fprintf(g.out, "%-16s %s\n", id.Kind, id.Value)
+		fmt.Fprintf(w, "%-16s %s\n", id.Kind, id.Value)
 	}
-	fmt.Fprintln(g.out)
+	fmt.Fprintln(w)
 	for _, e := range events {
 		line := web.Event(e)
-		fmt.Fprintf(g.out, "%8d  %s  %-20s %-18s %s\n", line.Seq, line.Time.Format(time.RFC3339), line.Kind, line.Actor, line.Text)
+		fmt.Fprintf(w, "%8d  %s  %-20s %-18s %s\n", line.Seq, line.Time.Format(time.RFC3339), line.Kind, line.Actor, line.Text)
 	}
-	return nil
 }

@@ -75,6 +75,8 @@ type Unit struct {
 	RegistrationURL   string     `json:"registration_url,omitempty"`
 	IDScope           string     `json:"id_scope,omitempty"`
 	Attestation       string     `json:"attestation,omitempty"`
+	Key               string     `json:"key,omitempty" doc:"where its X.509 key is made: injected, device or tpm"`
+	EndorsementKey    string     `json:"endorsement_key,omitempty" doc:"SHA-256 of the endorsement key (TPM2B_PUBLIC) that its TPM proved to hold"`
 	CertificateSerial string     `json:"certificate_serial,omitempty"`
 	Verdict           string     `json:"verdict,omitempty"`
 	Enrollment        string     `json:"enrollment,omitempty"`

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"nameplate/ca"
+	"nameplate/ca/ek"
 	"nameplate/flasher"
 	"nameplate/records"
 	"nameplate/station/api"
@@ -90,9 +91,12 @@ func Order(o records.Order) api.Order {
 func Unit(u records.Unit) api.Unit {
 	out := api.Unit{ID: u.ID.String(), State: string(u.State), Family: u.Family, Chip: u.Chip, Order: u.Order, Customer: u.Customer,
 		Serial: u.Serial, RegistrationID: u.RegistrationID, RegistrationURL: u.RegistrationURL, IDScope: u.IDScope,
-		Attestation: u.Attestation, Verdict: string(u.Verdict), Enrollment: u.Enrollment}
+		Attestation: u.Attestation, Key: u.Key, Verdict: string(u.Verdict), Enrollment: u.Enrollment}
 	for _, h := range u.Hardware {
 		out.Hardware = append(out.Hardware, api.Hardware(h))
+	}
+	if u.EK != nil {
+		out.EndorsementKey = ca.Digest(u.EK)
 	}
 	if u.Cert != nil {
 		out.CertificateSerial = u.Cert.Serial
@@ -107,6 +111,22 @@ func Event(e records.Event) api.Event {
 
 // text picks from an event's data what a person wants to read in a list.
 func text(e records.Event) string {
+	body, err := e.Body()
+	if err != nil {
+		return ""
+	}
+	switch b := body.(type) {
+	case records.EvidenceAccepted:
+		return proved(b)
+	case records.UnitVerified:
+		var shown []string
+		for _, it := range b.Found {
+			if it.How == string(flasher.ByPossession) {
+				shown = append(shown, it.Name+" by possession")
+			}
+		}
+		return strings.Join(shown, " · ")
+	}
 	var data map[string]any
 	if json.Unmarshal(e.Data, &data) != nil {
 		return ""
@@ -116,6 +136,28 @@ func text(e records.Event) string {
 		if s, ok := data[name].(string); ok && s != "" {
 			parts = append(parts, s)
 		}
+	}
+	return strings.Join(parts, " · ")
+}
+
+// proved is what a device proved of its TPM or of its key.
+func proved(b records.EvidenceAccepted) string {
+	var parts []string
+	if t := b.TPM; t != nil {
+		parts = append(parts, "the TPM holds endorsement key "+ek.RegistrationID(t.EK))
+		if t.Manufacturer != "" {
+			parts = append(parts, t.Manufacturer+" "+t.Model+" "+t.Version)
+		}
+		if t.Finding != "" {
+			parts = append(parts, "EK certificate not accepted: "+t.Finding)
+		}
+	}
+	if k := b.Key; k != nil {
+		where := "on the device"
+		if k.In == records.KeyInTPM {
+			where = "in the TPM"
+		}
+		parts = append(parts, "the key was made "+where, k.SPKI)
 	}
 	return strings.Join(parts, " · ")
 }

@@ -28,13 +28,16 @@ const (
 	// askLimit is for the next question of a login that has begun: a login
 	// program waits up to five seconds after a wrong password.
 	askLimit = 8 * time.Second
+	// echoOff is how long a login gets to switch the echo off before a password is
+	// typed.
+	echoOff = 50 * time.Millisecond
 	// lookLimit bounds a look at a console that never stops talking.
 	lookLimit = 10 * time.Second
 	// enterLimit bounds it all: a board that boots, slow profile scripts.
 	enterLimit = 90 * time.Second
 	// Tries before one gives up on a console that says nothing, on one that makes
 	// no sense, and on a login that comes back before it asks for a password.
-	silentTries, senselessTries, nameTries = 6, 12, 4
+	silentTries, senselessTries, nameTries = 6, 10, 4
 )
 
 const interrupt = "\x03" // ^C
@@ -95,15 +98,14 @@ type entrance struct {
 	mark mark
 	uid  string // of the shell that answered
 
-	typed string // the last line that may be echoed
-	heard bool   // the console has ever said anything
-	named int    // how often the user name was given
-	gave  bool   // the password was given; it is given once
-	left  bool   // a shell of somebody else was left
-	// returns were typed to get a sign of life.
-	returns bool
-	tries   int // to get a sign from a console that makes no sense
-	idle    int // of these, those at which the board did nothing by itself
+	typed  string // the last line that may be echoed
+	heard  bool   // the console has ever said anything
+	named  int    // how often the user name was given
+	hushed bool   // and since then the console has fallen silent
+	gave   bool   // the password was given; it is given once
+	left   bool   // a shell of somebody else was left
+	tries  int    // to get a sign from a console that makes no sense
+	idle   int    // of these, those at which the board did nothing by itself
 }
 
 // enter finds out where the console is and goes on from there until a shell of
@@ -137,22 +139,21 @@ func (e *entrance) step(ctx context.Context, here place) (place, error) {
 		e.left = true
 		return e.say(ctx, "exit", askLimit, settle)
 	case atLogin:
-		if e.returns && !e.gave && e.named == 0 {
-			// Each return that was typed brings the prompt once more, now or when the
-			// login has started: a name given to any but the last prompt would be
-			// followed by an empty one, or by itself as the password.
-			e.returns = false
-			return e.hush(ctx)
-		}
 		switch {
 		case e.gave:
 			return here, loginRefused()
+		case e.named > 0 && !e.hushed:
+			// Each return that was typed before the login had started brings the
+			// prompt once more. A name given to all of them would be the next one's
+			// password.
+			e.hushed = true
+			return e.hush(ctx, settle)
 		case e.who.User == "":
 			return here, loginNeeded()
 		case e.named == nameTries:
 			return here, errNoPrompt
 		}
-		e.named++
+		e.named, e.hushed = e.named+1, false
 		return e.say(ctx, e.who.User, askLimit, settle)
 	case atPassword:
 		if e.gave {
@@ -160,6 +161,10 @@ func (e *entrance) step(ctx context.Context, here place) (place, error) {
 		}
 		if e.named == 0 { // somebody began and went away
 			return e.say(ctx, "", askLimit, settle)
+		}
+		// A login shows its prompt and then switches the echo off.
+		if _, err := e.hush(ctx, echoOff); err != nil {
+			return nowhere, err
 		}
 		e.gave, e.typed = true, ""
 		e.drop(len(e.in))
@@ -175,14 +180,13 @@ func (e *entrance) step(ctx context.Context, here place) (place, error) {
 		return here, errNoPrompt
 	}
 	e.tries++
-	e.returns = true
 	return e.nudge(ctx)
 }
 
-// hush reads until the console has said nothing for settle.
-func (e *entrance) hush(ctx context.Context) (place, error) {
+// hush reads until the console has said nothing for quiet.
+func (e *entrance) hush(ctx context.Context, quiet time.Duration) (place, error) {
 	for end := time.Now().Add(lookLimit); time.Now().Before(end); {
-		if err := e.more(ctx, settle); errors.Is(err, errQuiet) {
+		if err := e.more(ctx, quiet); errors.Is(err, errQuiet) {
 			return e.place(), nil
 		} else if err != nil {
 			return nowhere, err
@@ -193,9 +197,9 @@ func (e *entrance) hush(ctx context.Context) (place, error) {
 
 // nudge types what gives a sign of life: a return, which makes a login and a
 // shell show their prompt, and again, because a login may be just starting; the
-// question; and once, where neither did anything,
-// an interrupt, because a shell that a dead session left behind may be in the
-// middle of something, and it ends then.
+// question; and once, where neither did anything, an interrupt, because a shell
+// that a dead session left behind may be in the middle of something, and it ends
+// then.
 func (e *entrance) nudge(ctx context.Context) (place, error) {
 	switch {
 	case e.tries <= 2 && !e.gave:

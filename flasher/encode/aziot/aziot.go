@@ -48,6 +48,10 @@ type keys struct {
 	Library string `toml:"pkcs11_lib_path"`
 }
 
+// pkcs11 is the scheme of a key's URI in a PKCS#11 module, which may hold a PIN
+// (RFC 7512, 2.3 and 2.4).
+const pkcs11 = "pkcs11:"
+
 // Encode makes the files of an identity, config.toml last, which names the
 // others. An error means that the services cannot take it as o says.
 func Encode(id flasher.Identity, o flasher.Options) ([]files.File, error) {
@@ -94,9 +98,9 @@ func Encode(id flasher.Identity, o flasher.Options) ([]files.File, error) {
 		if injected {
 			made = append(made, files.New(s.PrivateKey, id.PrivateKey, true))
 		}
-		if strings.HasPrefix(key, "pkcs11:") {
+		if strings.HasPrefix(key, pkcs11) {
 			c.Keys = &keys{o.Key.Module}
-			secret = strings.Contains(key, "pin-value") // RFC 7512, 2.4
+			secret = strings.Contains(key, "pin-value=")
 		}
 	default:
 		return nil, fmt.Errorf("attestation %q is not one that these services know", id.Attestation)
@@ -118,12 +122,12 @@ func privateKey(id flasher.Identity, o flasher.Options) (uri string, injected bo
 		return "", false, errors.New("it names no file for the private key")
 	case len(id.PrivateKey) > 0:
 		return fileURI(o.Store.PrivateKey.Path), true, nil
-	case k.URI != "" && k.Module != "":
-		return k.URI, false, nil
 	case k.In == "file":
 		return fileURI(k.File.Path), false, nil
+	case k.In == "tpm" && (k.Module == "" || !strings.HasPrefix(k.URI, pkcs11)):
+		return "", false, errors.New("these services reach a key in a TPM through PKCS#11 only, and no module and pkcs11: URI are given")
 	case k.In == "tpm":
-		return "", false, errors.New("these services reach a key in a TPM through PKCS#11 only, and no module and URI are given")
+		return k.URI, false, nil
 	}
 	return "", false, errors.New("the identity has no private key, and the device makes none")
 }

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"net/url"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/pelletier/go-toml/v2"
 
@@ -61,6 +62,10 @@ func Encode(id flasher.Identity, o flasher.Options) ([]files.File, error) {
 	endpoint := url.URL{Scheme: "https", Host: id.RegistrationURL}
 	if u, err := url.Parse(endpoint.String()); err != nil || u.Host != id.RegistrationURL || u.Hostname() == "" {
 		return nil, fmt.Errorf("%q is not the name of a host", id.RegistrationURL)
+	}
+	// TOML is UTF-8; what is not would be replaced without a word.
+	if !utf8.ValidString(id.IDScope + id.RegistrationID + o.Key.URI + o.Key.Module) {
+		return nil, errors.New("the identity or the key's URI is not UTF-8")
 	}
 	s := o.Store
 	if s.Config.Path == "" {

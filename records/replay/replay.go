@@ -5,11 +5,12 @@
 // repeated or moved, that the clock never runs back, that every name has one
 // owner, that orders keep their quota, and that the Merkle tree over the stored
 // bytes has the roots that checkpoints were signed over. The second pass folds
-// each unit's events with the function that the line itself uses, and holds the
-// result against the stored row, byte for byte. What lies beside the log, sealed
-// secrets and the outbox, is compared as far as it follows from the events. That
-// a secret's sealed bytes were swapped only who can open them sees, by the salted
-// hash in its event; whoever uses a secret looks first.
+// each unit's events with the function that the line itself uses, lets the caller
+// check what it can of each, and holds the result against the stored row, byte for
+// byte. What lies beside the log, sealed secrets and the outbox, is compared as far
+// as it follows from the events. That a secret's sealed bytes were swapped only who
+// can open them sees, by the salted hash in its event; whoever uses a secret looks
+// first.
 //
 // Replay sees what contradicts itself or a signature. Somebody who holds the
 // station's key can write a whole new history; only a checkpoint kept elsewhere

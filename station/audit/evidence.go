@@ -27,15 +27,16 @@ func (f *findings) check(ok bool, sentence string, args ...any) {
 	}
 }
 
-// wrap tells the cause of a refusal and not what to do next: for that it is late.
-func (f *findings) wrap(err error) {
+// wrap says of what an error is about, and of a refusal the cause and not what to
+// do next: for that it is late.
+func (f *findings) wrap(about string, err error) {
 	if err == nil {
 		return
 	}
 	if r := (*ca.Refusal)(nil); errors.As(err, &r) && r.Err != nil {
 		err = r.Err
 	}
-	*f = append(*f, strings.ReplaceAll(err.Error(), "\n", "; "))
+	*f = append(*f, about+": "+strings.ReplaceAll(err.Error(), "\n", "; "))
 }
 
 func (f findings) join() error {
@@ -49,12 +50,12 @@ func (f findings) join() error {
 // order asks of TPMs.
 func tpm(u records.Unit, o records.Order, at time.Time, t records.TPMEvidence) error {
 	var f findings
-	f.wrap(evidence.CheckActivation(t.EK, t.AK, t.Nonce, t.Answer))
+	f.wrap("the TPM's proof", evidence.CheckActivation(t.EK, t.AK, t.Nonce, t.Answer))
 	// That no two units have one endorsement key is held by their hardware IDs.
 	id := records.HardwareID{Kind: "ek", Value: ek.RegistrationID(t.EK)}
 	f.check(slices.Contains(u.Hardware, id), "the unit was not identified by this endorsement key, %s", id.Value)
 	if o.Terms.Attestation == records.TPM {
-		f.wrap(ek.ServiceCapable(t.EK))
+		f.wrap("the endorsement key", ek.ServiceCapable(t.EK))
 	}
 	f.endorsed(o, at, t)
 	return f.join()
@@ -76,7 +77,7 @@ func (f *findings) endorsed(o records.Order, at time.Time, t records.TPMEvidence
 	err := ek.Verify(t.Certificate, t.Chain, o.Terms.EKRoots, t.EK, at)
 	switch {
 	case t.Finding == "":
-		f.wrap(err)
+		f.wrap("the EK certificate", err)
 	case policy == ek.Require:
 		f.check(false, "the order requires an EK certificate, and this one was not accepted: %s", t.Finding)
 	default:
@@ -92,7 +93,7 @@ func (f *findings) endorsed(o records.Order, at time.Time, t records.TPMEvidence
 func key(u records.Unit, k records.KeyEvidence) error {
 	var f findings
 	spki, err := evidence.CheckRequest(line.KeyRequest(k, u.RegistrationID))
-	f.wrap(err)
+	f.wrap("the key's certificate request", err)
 	f.check(err != nil || spki == k.SPKI, "the request is for the key %s, the evidence is of %s", spki, k.SPKI)
 	return f.join()
 }
@@ -132,7 +133,7 @@ func (f *findings) possession(u records.Unit, it records.Item) {
 		f.check(false, "%s was found by possession, and no proof is recorded", it.Name)
 		return
 	}
-	f.wrap(evidence.CheckPossession(it.Proof.Challenge, it.Proof.Public, it.Proof.Signature))
+	f.wrap("the proof of "+it.Name, evidence.CheckPossession(it.Proof.Challenge, it.Proof.Public, it.Proof.Signature))
 	spki := ca.Digest(it.Proof.Public)
 	f.check(spki == it.SHA256, "%s was proved of the key %s, not of the one that was found", it.Name, spki)
 	f.check(u.Cert != nil && spki == u.Cert.SPKI, "%s was proved of the key %s, which is not that of the unit's certificate", it.Name, spki)

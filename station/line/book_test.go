@@ -21,7 +21,8 @@ type book struct {
 	*ledger.Ledger
 
 	mu   sync.Mutex
-	kind records.Kind // fate strikes the next transaction that holds it
+	kind records.Kind // fate strikes a transaction that holds it
+	skip int          // after so many that hold it, too
 	fate fate
 	full bool // every transaction after the first that fate has struck is refused
 	dead bool
@@ -30,10 +31,13 @@ type book struct {
 // fail makes the next transaction fail that holds an event of this kind. After
 // a failed COMMIT the ledger does nothing more until it is opened anew, so
 // `applied` is also how a station dies right after an event.
-func (b *book) fail(kind records.Kind, f fate) {
+func (b *book) fail(kind records.Kind, f fate) { b.failAfter(0, kind, f) }
+
+// failAfter lets so many transactions with such an event through before.
+func (b *book) failAfter(skip int, kind records.Kind, f fate) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.kind, b.fate = kind, f
+	b.skip, b.kind, b.fate = skip, kind, f
 }
 
 // fillUp: once the disk is full it stays so.
@@ -69,6 +73,10 @@ func (b *book) Do(ctx context.Context, decide func(records.View) ([]records.Draf
 		}
 		holds := slices.ContainsFunc(drafts, func(d records.Draft) bool { return d.Body.Kind() == b.kind })
 		if b.fate == "" || !holds {
+			return drafts, nil
+		}
+		if b.skip > 0 {
+			b.skip--
 			return drafts, nil
 		}
 		struck, b.fate = b.fate, ""

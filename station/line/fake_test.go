@@ -3,6 +3,7 @@ package line_test
 import (
 	"bytes"
 	"context"
+	"crypto/ecdsa"
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
@@ -15,6 +16,7 @@ import (
 	"nameplate/ca"
 	"nameplate/flasher"
 	"nameplate/flasher/link"
+	"nameplate/flasher/tpm"
 	"nameplate/station/line"
 )
 
@@ -22,11 +24,15 @@ import (
 type board struct {
 	name string
 	ids  []flasher.HardwareID
+	chip *module       // its TPM; nil: it has none
+	tpm  tpm.Transport // the way to it; a liar may stand in between
 
 	mu     sync.Mutex
 	items  map[string][]byte // what its storage holds; nil is erased
 	secret map[string]bool   // every secret of which it was sent a byte
 	writes int
+	key    *ecdsa.PrivateKey // that it made itself and keeps in a file
+	keys   int               // how many it has made and kept, in a file or in its TPM
 }
 
 func newBoard(name string, ids ...flasher.HardwareID) *board {
@@ -96,21 +102,38 @@ const (
 	written = "written"
 	reading = "read"
 	closing = "close"
+
+	// Of boards with a TPM or a key of their own; see chip_test.go.
+	endorsing  = "endorse"   // an endorsement key was made in the TPM, and is not kept there yet
+	endorsed   = "endorsed"  // it is
+	activating = "activate"  // the TPM has not seen the challenge yet
+	activated  = "activated" // it has answered
+	asking     = "ask"       // for a key and a request
+	making     = "make"      // a key was made that would not survive a power cut
+	keyed      = "keyed"     // and now would
+	certifying = "certify"   // the TPM is about to certify the key
+	requested  = "requested" // the request is made
 )
 
 // fakeDriver finds fake boards. on, which may be nil, is asked at each moment; its
 // error ends the operation.
 type fakeDriver struct {
 	on func(ctx context.Context, moment string, b *board) error
-	// found alters what ReadBack says.
-	found func(flasher.Manifest) flasher.Manifest
+	// found alters what ReadBack says; shown what a TPM says of itself, answer
+	// what it found in a challenge, request what a board asks for its key.
+	found   func(flasher.Manifest) flasher.Manifest
+	shown   func(*flasher.Endorsement)
+	answer  func([]byte) []byte
+	request func(*flasher.KeyRequest)
+	// ek is which endorsement key the driver works with, if not the usual one.
+	ek tpm.Kind
 
 	mu     sync.Mutex
 	handed []flasher.Secret // every secret that was handed over, not copied
 }
 
 func (d *fakeDriver) moment(ctx context.Context, m string, b *board) error {
-	if d.on == nil {
+	if d.on == nil || m == "" {
 		return nil
 	}
 	return d.on(ctx, m, b)
@@ -144,30 +167,47 @@ func (d *fakeDriver) Probe(ctx context.Context, p link.Port, o flasher.Options) 
 	if err := d.moment(ctx, probing, b); err != nil {
 		return nil, err
 	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return &device{driver: d, place: at, board: b,
-		facts: flasher.Facts{Family: d.Family(), Chip: o.Chip, HardwareIDs: b.ids, StoreBlank: b.items == nil}}, nil
+	v := &device{driver: d, place: at, board: b, options: o}
+	if err := v.identify(ctx); err != nil {
+		v.closeTPM(ctx)
+		return nil, err
+	}
+	return v, nil
 }
 
 type device struct {
-	driver *fakeDriver
-	place  *place
-	board  *board
-	facts  flasher.Facts
+	driver  *fakeDriver
+	place   *place
+	board   *board
+	options flasher.Options
+	facts   flasher.Facts
+	tpm     *tpm.Conversation
+}
+
+func (v *device) identify(ctx context.Context) error {
+	b := v.board
+	b.mu.Lock()
+	v.facts = flasher.Facts{Family: v.driver.Family(), Chip: v.options.Chip, HardwareIDs: b.ids, StoreBlank: b.items == nil,
+		KeyHeld: v.options.Key.In == "file" && b.key != nil}
+	b.mu.Unlock()
+	if !v.options.TPM {
+		return nil
+	}
+	return v.openTPM(ctx)
 }
 
 func (v *device) Facts() flasher.Facts { return v.facts }
 
-func (v *device) Can() flasher.Powers { return flasher.Powers{} }
-
 func (v *device) Plan(id flasher.Identity) (flasher.Plan, error) {
 	items := map[string][]byte{flasher.ItemRegistrationURL: []byte(id.RegistrationURL), flasher.ItemIDScope: []byte(id.IDScope),
 		flasher.ItemRegistrationID: []byte(id.RegistrationID)}
-	if id.Attestation == flasher.X509 {
-		items[flasher.ItemCertificate], items[flasher.ItemPrivateKey] = id.Certificate, id.PrivateKey
-	} else {
+	switch {
+	case id.Attestation == flasher.SymmetricKey:
 		items[flasher.ItemSymmetricKey] = id.SymmetricKey
+	case id.Attestation == flasher.X509 && v.options.Key.In == "":
+		items[flasher.ItemCertificate], items[flasher.ItemPrivateKey] = id.Certificate, id.PrivateKey
+	case id.Attestation == flasher.X509:
+		items[flasher.ItemCertificate] = id.Certificate
 	}
 	var p flasher.Plan
 	for _, name := range slices.Sorted(maps.Keys(items)) {
@@ -177,6 +217,7 @@ func (v *device) Plan(id flasher.Identity) (flasher.Plan, error) {
 		}
 		p.Manifest = append(p.Manifest, flasher.NewItem(name, salt, items[name], flasher.ByBytes))
 	}
+	p.Manifest = append(p.Manifest, v.possessions(id)...)
 	data, err := json.Marshal(items)
 	p.Segments = []flasher.Segment{{Target: "fake", Data: data}}
 	v.driver.take(id.SymmetricKey, id.PrivateKey, data)
@@ -242,11 +283,20 @@ func (v *device) ReadBack(ctx context.Context, items []flasher.Item) (flasher.Ma
 	if err := v.same(); err != nil {
 		return nil, err
 	}
-	v.board.mu.Lock()
-	defer v.board.mu.Unlock()
 	found := flasher.Manifest{}
 	for _, it := range items {
-		if b, ok := v.board.items[it.Name]; ok {
+		if it.How == flasher.ByPossession {
+			is, err := v.prove(ctx, it.Name)
+			if err != nil {
+				return nil, err
+			}
+			found = append(found, is...)
+			continue
+		}
+		v.board.mu.Lock()
+		b, ok := v.board.items[it.Name]
+		v.board.mu.Unlock()
+		if ok {
 			found = append(found, flasher.NewItem(it.Name, unhex(it.Salt), b, it.How))
 		}
 	}
@@ -256,7 +306,10 @@ func (v *device) ReadBack(ctx context.Context, items []flasher.Item) (flasher.Ma
 	return found, nil
 }
 
-func (v *device) Close(ctx context.Context) error { return v.driver.moment(ctx, closing, v.board) }
+func (v *device) Close(ctx context.Context) error {
+	v.closeTPM(ctx)
+	return v.driver.moment(ctx, closing, v.board)
+}
 
 func unhex(s string) []byte {
 	var b []byte

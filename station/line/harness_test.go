@@ -9,11 +9,13 @@ import (
 	"fmt"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
 	"nameplate/ca"
 	"nameplate/ca/authority"
+	"nameplate/ca/ek"
 	"nameplate/ca/seal"
 	"nameplate/flasher"
 	"nameplate/flasher/link"
@@ -88,6 +90,7 @@ type station struct {
 	limits line.Limits
 	driver flasher.Driver
 	chip   string
+	policy ek.Policy // of the orders for boards with a TPM
 
 	book *book // the open ledger, renewed by restart
 }
@@ -139,10 +142,9 @@ func newStation(t testing.TB, driver flasher.Driver) *station {
 	issuer, err := authority.Open(authority.Config{Root: o.root.Certificate, Issuers: map[string]authority.Pair{customer: o.issuing}})
 	must(t, err)
 	s := &station{TB: t, ctx: ctx, path: filepath.Join(t.TempDir(), "ledger.db"), office: o, issuer: issuer, box: box,
-		clock: &clock{}, log: &journal{}, driver: driver, chip: "ESP32-C3",
+		clock: &clock{}, log: &journal{}, driver: driver, chip: "ESP32-C3", policy: ek.Require,
 		limits: line.Limits{Identify: time.Minute, Write: time.Minute, Verify: time.Minute, Passage: patience}}
-	must(t, ledger.Create(ctx, s.path, stationName))
-	s.open()
+	s.open(func() error { return ledger.Create(ctx, s.path, stationName) })
 	t.Cleanup(func() { s.book.Close() })
 	return s
 }
@@ -154,8 +156,13 @@ func must(t testing.TB, err error) {
 	}
 }
 
-func (s *station) open() {
+// open opens the ledger after what had it open before. Meanwhile nobody starts a
+// process, which would hold all open files for a moment, and so the ledger's lock.
+func (s *station) open(after func() error) {
 	s.Helper()
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
+	must(s, after())
 	l, err := ledger.Open(s.ctx, ledger.Config{Path: s.path, Station: stationName, Clock: s.clock.now})
 	must(s, err)
 	s.book = &book{Ledger: l}
@@ -165,8 +172,7 @@ func (s *station) open() {
 // left open is closed as station/daemon does it.
 func (s *station) restart() {
 	s.Helper()
-	must(s, s.book.Close())
-	s.open()
+	s.open(s.book.Close)
 	open, err := s.book.OpenPassages(s.ctx)
 	must(s, err)
 	s.do(func(records.View) ([]records.Draft, error) {
@@ -191,18 +197,25 @@ func (s *station) do(decide func(records.View) ([]records.Draft, error)) {
 	must(s, err)
 }
 
-// order opens a work order; its ID is the attestation it makes.
-func (s *station) order(attestation string, quota int) string {
+// order opens a work order; its ID is the way in which it makes identities.
+func (s *station) order(way string, quota int) string {
 	s.Helper()
-	return s.orderAs(attestation, attestation, quota, s.clock.now().AddDate(1, 0, 0))
+	return s.orderAs(way, way, quota, s.clock.now().AddDate(1, 0, 0))
 }
 
-func (s *station) orderAs(id, attestation string, quota int, until time.Time) string {
+func (s *station) orderAs(id, way string, quota int, until time.Time) string {
 	s.Helper()
 	product, receiver := []byte("name: sensor\n"), []byte("name: "+customer+"\n")
-	terms := records.Terms{Family: s.driver.Family(), Attestation: attestation, RegistrationID: id + "-{serial}", RegistrationURL: host, IDScope: scope}
-	if attestation == records.X509 {
-		terms.Key, terms.Issuer, terms.ValidDays = records.KeyInjected, ca.Digest(s.office.issuing.Certificate.Raw), 3650
+	terms := records.Terms{Family: s.driver.Family(), RegistrationID: id + "-{serial}", RegistrationURL: host, IDScope: scope}
+	terms.Attestation, terms.Key = makes(way)
+	if terms.Attestation == records.X509 {
+		terms.Issuer, terms.ValidDays = ca.Digest(s.office.issuing.Certificate.Raw), 3650
+	}
+	if hasTPM(way) {
+		terms.EKPolicy = string(s.policy)
+		if s.policy != ek.None {
+			terms.EKRoots = trusted(s).Fingerprints()
+		}
 	}
 	s.do(func(records.View) ([]records.Draft, error) {
 		return []records.Draft{{Actor: badge, Order: id, Body: records.OrderOpened{
@@ -221,10 +234,22 @@ func (s *station) job(ctx context.Context, id string) (line.Job, error) {
 	if o.ID == "" {
 		return line.Job{}, &records.Refusal{Code: "order-unknown", Sentence: fmt.Sprintf("There is no order %q.", id), Next: "See 'station order list'."}
 	}
-	return line.Job{Order: id, Driver: s.driver, ValidDays: o.Terms.ValidDays, Issuer: o.Terms.Issuer, Organization: "factory.example", Limits: s.limits,
+	job := line.Job{Order: id, Attestation: o.Terms.Attestation, Driver: s.driver, ValidDays: o.Terms.ValidDays, Issuer: o.Terms.Issuer,
+		Organization: "factory.example", Limits: s.limits, EK: line.EK{Policy: ek.Policy(o.Terms.EKPolicy)},
 		Options: flasher.Options{Chip: s.chip, Baud: 460800, Store: flasher.Store{Format: "nvs", Partition: "nvs", Namespace: "identity",
 			Keys: map[string]string{flasher.ItemRegistrationURL: "reg_url", flasher.ItemIDScope: "id_scope", flasher.ItemRegistrationID: "reg_id",
-				flasher.ItemSymmetricKey: "sym_key", flasher.ItemCertificate: "cert", flasher.ItemPrivateKey: "priv_key"}}}}, nil
+				flasher.ItemSymmetricKey: "sym_key", flasher.ItemCertificate: "cert", flasher.ItemPrivateKey: "priv_key"}}}}
+	switch o.Terms.Key {
+	case records.KeyInFile:
+		job.Options.Key.In = "file"
+	case records.KeyInTPM:
+		job.Options.Key = flasher.DeviceKey{In: "tpm", Handle: keyHandle}
+	}
+	job.Options.TPM = o.Terms.EKPolicy != ""
+	if o.Terms.EKRoots != nil {
+		job.EK.Roots, err = trusted(s).Only(o.Terms.EKRoots)
+	}
+	return job, err
 }
 
 // Seal and Reveal are the station's, as station/home has them.

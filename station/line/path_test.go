@@ -23,14 +23,29 @@ import (
 )
 
 // made is the event that says that the unit's secret material exists.
-var made = map[string]records.Kind{records.SymmetricKey: "secret.sealed", records.X509: "certificate.issued"}
-
-var attestations = []string{records.SymmetricKey, records.X509}
+var made = map[string]records.Kind{records.SymmetricKey: "secret.sealed", records.X509: "certificate.issued",
+	ownKey: "certificate.issued", tpmKey: "certificate.issued"}
 
 // path is the whole story of a unit that meets no trouble.
-func path(attestation string) []records.Kind {
-	return []records.Kind{"passage.opened", "unit.identified", "identity.claimed", made[attestation], "write.begun",
-		"unit.verified", "unit.passed", "unit.released", "passage.closed"}
+func path(way string) []records.Kind {
+	kinds := []records.Kind{"passage.opened", "unit.identified"}
+	if hasTPM(way) {
+		kinds = append(kinds, "evidence.accepted")
+	}
+	kinds = append(kinds, "identity.claimed")
+	if hasOwnKey(way) {
+		kinds = append(kinds, "evidence.accepted")
+	}
+	if way != records.TPM {
+		kinds = append(kinds, made[way])
+	}
+	return append(kinds, "write.begun", "unit.verified", "unit.passed", "unit.released", "passage.closed")
+}
+
+// upTo is a way's path up to an event.
+func upTo(way string, kind records.Kind) []records.Kind {
+	p := path(way)
+	return p[:slices.Index(p, kind)+1]
 }
 
 func wantKinds(t testing.TB, got []records.Kind, want ...records.Kind) {
@@ -140,11 +155,11 @@ func TestPathOfABoard(t *testing.T) {
 // P2: at the moment of each effect the event that announces it is in the ledger,
 // and none that comes after it.
 func TestP2DurableBeforeVisible(t *testing.T) {
-	for _, attestation := range attestations {
-		t.Run(attestation, func(t *testing.T) {
+	for _, way := range ways {
+		t.Run(way, func(t *testing.T) {
 			d := &fakeDriver{}
 			s := newStation(t, d)
-			order := s.order(attestation, 1)
+			order := s.order(way, 1)
 			last := func(effect string, want records.Kind) {
 				t.Helper()
 				events := s.events()
@@ -152,28 +167,38 @@ func TestP2DurableBeforeVisible(t *testing.T) {
 					t.Errorf("at %s the last event is %s, want %s", effect, got, want)
 				}
 			}
+			before := func(kind records.Kind) records.Kind {
+				p := path(way)
+				return p[slices.Index(p, kind)-1]
+			}
+			proofs := 0
+			if slices.Contains(proving, way) {
+				proofs = 1
+			}
 			seen := map[string]int{}
 			d.on = func(_ context.Context, moment string, b *board) error {
 				seen[moment]++
 				switch moment {
-				case probing:
-					last("probing", "passage.opened")
+				case probing, activating, activated:
+					last(moment, "passage.opened")
+				case asking, making, keyed, certifying, requested:
+					last(moment, "identity.claimed")
 				case planned:
-					last("planning", made[attestation])
+					last(moment, before("write.begun"))
 				case writing:
-					last("writing", "write.begun")
+					last(moment, "write.begun")
 				case reading:
-					last("reading back", "write.begun")
-					if len(s.unit().Manifest) != len(b.items) {
-						t.Errorf("write.begun names %d items, the board holds %d", len(s.unit().Manifest), len(b.items))
+					last(moment, "write.begun")
+					if len(s.unit().Manifest) != len(b.items)+proofs {
+						t.Errorf("write.begun names %d items, the board holds %d and can prove %d", len(s.unit().Manifest), len(b.items), proofs)
 					}
 				case closing:
-					last("letting the board go", "passage.closed")
+					last(moment, "passage.closed")
 				}
 				return nil
 			}
-			issuer := &countingIssuer{Issuer: s.issuer, before: func() { last("issuing", "identity.claimed") }}
-			w := s.slot("slot-1", at(newBoard("a")), func(c *line.Config) {
+			issuer := &countingIssuer{Issuer: s.issuer, before: func() { last("issuing", before("certificate.issued")) }}
+			w := s.slot("slot-1", at(boardFor(t, way, "a")), func(c *line.Config) {
 				c.Issuer = issuer
 				c.Released = func(who string) {
 					last("waking the pusher", "passage.closed")
@@ -187,12 +212,26 @@ func TestP2DurableBeforeVisible(t *testing.T) {
 			})
 			wantVerdict(t, w.pass(order), records.Pass, "")
 			want := map[string]int{probing: 1, planned: 1, writing: 1, halfway: 1, written: 1, reading: 1, closing: 1, "released": 1}
+			if hasTPM(way) {
+				want[activating], want[activated] = 1, 1
+			}
+			if hasOwnKey(way) {
+				want[asking], want[making], want[keyed], want[requested] = 1, 1, 1, 1
+			}
+			certificates := 1
+			switch way {
+			case tpmKey:
+				want[certifying] = 1
+			case records.SymmetricKey, records.TPM:
+				certificates = 0
+			}
 			if !reflect.DeepEqual(seen, want) {
 				t.Errorf("effects %v, want %v", seen, want)
 			}
-			if want := map[string]int{records.X509: 1}[attestation]; issuer.n != want {
-				t.Errorf("%d certificates, want %d", issuer.n, want)
+			if issuer.n != certificates {
+				t.Errorf("%d certificates, want %d", issuer.n, certificates)
 			}
+			s.oneIdentity(order, 1)
 		})
 	}
 }
@@ -200,19 +239,24 @@ func TestP2DurableBeforeVisible(t *testing.T) {
 // Every event of a passage says who started it, under which order, and about
 // which unit.
 func TestEventsNameActorOrderAndUnit(t *testing.T) {
-	s := newStation(t, &fakeDriver{})
-	order := s.order(records.X509, 1)
-	from := s.size()
-	wantVerdict(t, s.passage(at(newBoard("a")), order), records.Pass, "")
-	u := s.unit()
-	for i, e := range s.events()[from:] {
-		unit := u.ID
-		if i == 0 {
-			unit = 0
-		}
-		if e.Actor != badge || e.Order != order || e.Unit != unit || int(e.Passage) != from+1 {
-			t.Errorf("%s: actor %v, order %q, unit %s, passage %s", e.Kind, e.Actor, e.Order, e.Unit, e.Passage)
-		}
+	for _, way := range ways {
+		t.Run(way, func(t *testing.T) {
+			s := newStation(t, &fakeDriver{})
+			order := s.order(way, 1)
+			from := s.size()
+			wantVerdict(t, s.passage(at(boardFor(t, way, "a")), order), records.Pass, "")
+			wantKinds(t, s.kinds(from), path(way)...)
+			u := s.unit()
+			for i, e := range s.events()[from:] {
+				unit := u.ID
+				if i == 0 {
+					unit = 0
+				}
+				if e.Actor != badge || e.Order != order || e.Unit != unit || int(e.Passage) != from+1 {
+					t.Errorf("%s: actor %v, order %q, unit %s, passage %s", e.Kind, e.Actor, e.Order, e.Unit, e.Passage)
+				}
+			}
+		})
 	}
 }
 

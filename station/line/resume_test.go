@@ -1,7 +1,9 @@
 package line_test
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"slices"
 	"testing"
 
@@ -11,16 +13,46 @@ import (
 	"nameplate/flasher/espressif"
 	"nameplate/flasher/link"
 	"nameplate/records"
+	"nameplate/station/line"
 )
 
-// What a unit's second passage does, by where the first one died.
+// What a unit's second passage does in a way, by where the first one died.
 var (
-	whole  = func(a string) []records.Kind { return path(a)[1:] }
-	keeps  = func(a string) []records.Kind { return without(path(a)[1:], "identity.claimed") }
-	again  = []records.Kind{"unit.identified", "unit.verified", "unit.passed", "unit.released", "passage.closed"}
-	fresh  = func(a string) []records.Kind { return afresh(a) }
-	turned = []records.Kind{"unit.refused", "passage.closed"}
+	whole  = func(way string) []records.Kind { return path(way)[1:] }
+	keeps  = func(way string) []records.Kind { return without(whole(way), "identity.claimed") }
+	turned = func(string) []records.Kind { return []records.Kind{"unit.refused", "passage.closed"} }
 )
+
+// waits: what was made for the unit waits for it. An injected key is gone with its
+// process; a board's own is found on it, and its certificate is in the ledger.
+func waits(way string) []records.Kind {
+	switch way {
+	case records.X509:
+		return fresh(way)
+	case ownKey, tpmKey, records.TPM:
+		return slices.Concat(identified(way), path(way)[slices.Index(path(way), "write.begun"):])
+	}
+	return without(keeps(way), made[way])
+}
+
+// fresh: what a write may have brought onto the board is made anew; but a key of
+// the board's own is its own whatever was written, and keeps its certificate.
+func fresh(way string) []records.Kind {
+	if slices.Contains(proving, way) {
+		return waits(way)
+	}
+	return afresh(way)
+}
+
+// again: all of it is on the board already.
+func again(way string) []records.Kind {
+	return slices.Concat(identified(way), path(way)[slices.Index(path(way), "unit.verified"):])
+}
+
+// identified is how a unit that is known begins.
+func identified(way string) []records.Kind {
+	return path(way)[1:slices.Index(path(way), "identity.claimed")]
+}
 
 func without(kinds []records.Kind, kind records.Kind) []records.Kind {
 	return slices.DeleteFunc(slices.Clone(kinds), func(k records.Kind) bool { return k == kind })
@@ -33,64 +65,92 @@ func afresh(attestation string) []records.Kind {
 }
 
 // P3, row by row of the unit's path: the station dies right after an event, or in
-// an effect, and is started again with the same board.
+// an effect, the board loses its power, and both are started again.
 func TestP3DeathAtEachStep(t *testing.T) {
 	tests := []struct {
 		name   string
 		after  records.Kind // dies when it is on disk
 		during string       // or dies at this moment
-		// second is what the passage after it writes, without passage.opened.
-		symmetric, x509 []records.Kind
-		writes          int // in both passages together
-		same            bool
+		in     func(way string) bool
+		second func(way string) []records.Kind // what the passage after it writes, without passage.opened
+		writes int                             // in both passages together
+		same   bool
 	}{
-		{name: "something is in the slot", after: "passage.opened", symmetric: whole(records.SymmetricKey), x509: whole(records.X509), writes: 1},
-		{name: "it was probed", during: probing, symmetric: whole(records.SymmetricKey), x509: whole(records.X509), writes: 1},
-		{name: "it is known", after: "unit.identified", symmetric: whole(records.SymmetricKey), x509: whole(records.X509), writes: 1},
-		{name: "it has a claim", after: "identity.claimed", symmetric: keeps(records.SymmetricKey), x509: keeps(records.X509), writes: 1},
-		// A sealed key waits; an injected one is gone with its process.
-		{name: "something was made", after: "made", symmetric: without(keeps(records.SymmetricKey), "secret.sealed"), x509: fresh(records.X509), writes: 1},
-		{name: "a write is planned", during: planned, symmetric: without(keeps(records.SymmetricKey), "secret.sealed"), x509: fresh(records.X509), writes: 1},
+		{name: "something is in the slot", after: "passage.opened", second: whole, writes: 1},
+		{name: "it was probed", during: probing, second: whole, writes: 1},
+		{name: "its TPM is asked", during: activating, in: hasTPM, second: whole, writes: 1},
+		{name: "its TPM has answered", during: activated, in: hasTPM, second: whole, writes: 1},
+		{name: "it is known", after: "unit.identified", second: whole, writes: 1},
+		{name: "its TPM is believed", after: "evidence of a TPM", in: hasTPM, second: whole, writes: 1},
+		{name: "it has a claim", after: "identity.claimed", second: keeps, writes: 1},
+		// A key that was not kept is as if it had never been; one that was is found.
+		{name: "it is asked for a key", during: asking, in: hasOwnKey, second: keeps, writes: 1},
+		{name: "it has made a key", during: making, in: hasOwnKey, second: keeps, writes: 1},
+		{name: "it has kept the key", during: keyed, in: hasOwnKey, second: keeps, writes: 1},
+		{name: "its TPM certifies the key", during: certifying, in: func(way string) bool { return way == tpmKey }, second: keeps, writes: 1},
+		{name: "its request is made", during: requested, in: hasOwnKey, second: keeps, writes: 1},
+		{name: "its key is believed", after: "evidence of a key", in: hasOwnKey, second: keeps, writes: 1},
+		// A sealed key waits, and so does a board's own; an injected one is gone with
+		// its process.
+		{name: "something was made", after: "made", in: func(way string) bool { return made[way] != "" }, second: waits, writes: 1},
+		{name: "a write is planned", during: planned, second: waits, writes: 1},
 		// From here on the board is read before anything else.
-		{name: "a write was announced", after: "write.begun", symmetric: fresh(records.SymmetricKey), x509: fresh(records.X509), writes: 1},
-		{name: "a write begins", during: writing, symmetric: fresh(records.SymmetricKey), x509: fresh(records.X509), writes: 1},
-		{name: "half is written", during: halfway, symmetric: fresh(records.SymmetricKey), x509: fresh(records.X509), writes: 2},
-		{name: "all is written", during: written, symmetric: again, x509: again, writes: 1, same: true},
-		{name: "it is read back", during: reading, symmetric: again, x509: again, writes: 1, same: true},
-		{name: "it is verified", after: "unit.verified", symmetric: again, x509: again, writes: 1, same: true},
-		{name: "it is released", after: "unit.released", symmetric: turned, x509: turned, writes: 1, same: true},
-		{name: "it is let go", during: closing, symmetric: turned, x509: turned, writes: 1, same: true},
+		{name: "a write was announced", after: "write.begun", second: fresh, writes: 1},
+		{name: "a write begins", during: writing, second: fresh, writes: 1},
+		{name: "half is written", during: halfway, second: fresh, writes: 2},
+		{name: "all is written", during: written, second: again, writes: 1, same: true},
+		{name: "it is read back", during: reading, second: again, writes: 1, same: true},
+		{name: "it is verified", after: "unit.verified", second: again, writes: 1, same: true},
+		{name: "it is released", after: "unit.released", second: turned, writes: 1, same: true},
+		{name: "it is let go", during: closing, second: turned, writes: 1, same: true},
 	}
 	for _, tt := range tests {
-		for _, attestation := range attestations {
-			t.Run(tt.name+"/"+attestation, func(t *testing.T) {
+		for _, way := range ways {
+			if tt.in != nil && !tt.in(way) {
+				continue
+			}
+			t.Run(tt.name+"/"+way, func(t *testing.T) {
+				t.Parallel()
 				d := &fakeDriver{}
 				s := newStation(t, d)
-				order, b := s.order(attestation, 1), newBoard("a")
+				order, b := s.order(way, 1), boardFor(t, way, "a")
 				place := at(b)
-				kind := tt.after
-				if kind == "made" {
-					kind = made[attestation]
+				signed := &countingIssuer{Issuer: s.issuer}
+				issuer := func(c *line.Config) { c.Issuer = signed }
+				switch tt.after {
+				case "made":
+					s.book.fail(made[way], applied)
+				case "evidence of a TPM":
+					s.book.fail("evidence.accepted", applied)
+				case "evidence of a key":
+					s.book.failAfter(count(identified(way), "evidence.accepted"), "evidence.accepted", applied)
+				default:
+					s.book.fail(tt.after, applied)
 				}
-				s.book.fail(kind, applied)
 				d.at(tt.during, func(context.Context, *board) error { s.book.die(); return s.book.unknown() })
+				w := s.slot("slot-1", place, issuer)
 				if tt.during == closing {
 					// The passage is closed by then: nothing of it is lost.
-					wantVerdict(t, s.passage(place, order), records.Pass, "")
+					wantVerdict(t, w.pass(order), records.Pass, "")
 				} else {
-					s.dies(place, order)
+					w.attempt(order)
+				}
+				if err := w.end(nil); !errors.Is(err, line.ErrStop) && tt.during != closing {
+					t.Fatalf("Run ended with %v, want ErrStop; the slot shows %+v", err, w.Status())
 				}
 				var before records.Unit
 				if all := s.units(); len(all) == 1 {
 					before = all[0]
 				}
+				key := b.keyOf(t, way)
 				s.restart()
+				b.cut()
 				from := s.size()
-				st := s.passage(place, order)
+				st := s.slot("slot-1", place, issuer).pass(order)
 
-				want := map[string][]records.Kind{records.SymmetricKey: tt.symmetric, records.X509: tt.x509}[attestation]
+				want := tt.second(way)
 				wantKinds(t, s.kinds(from), slices.Concat([]records.Kind{"passage.opened"}, want)...)
-				if slices.Equal(want, turned) {
+				if want[0] == "unit.refused" {
 					wantVerdict(t, st, records.Error, "board-released")
 				} else {
 					wantVerdict(t, st, records.Pass, "")
@@ -104,6 +164,15 @@ func TestP3DeathAtEachStep(t *testing.T) {
 				}
 				if tt.same && secretName(u) != secretName(before) {
 					t.Errorf("what was found on the board, %s, was exchanged for %s", secretName(before), secretName(u))
+				}
+				if hasOwnKey(way) {
+					// One key, one certificate, whatever happened.
+					if key != "" && u.DeviceKey != key || b.made() != 1 {
+						t.Errorf("the key %s became %s, the board made %d", key, u.DeviceKey, b.made())
+					}
+					if signed.n != 1 || before.Cert != nil && u.Cert.Serial != before.Cert.Serial {
+						t.Errorf("%d certificates were signed", signed.n)
+					}
 				}
 				s.holds(b, u)
 				s.oneIdentity(order, 1)
@@ -122,23 +191,39 @@ func secretName(u records.Unit) string {
 	return ""
 }
 
-// holds asserts that the board's storage is what the ledger says of the unit.
+// holds asserts that the board's storage, and its keys, are what the ledger says of
+// the unit.
 func (s *station) holds(b *board, u records.Unit) {
 	s.Helper()
 	if b.holds(flasher.ItemRegistrationID) != u.RegistrationID || u.RegistrationID == "" {
 		s.Errorf("the board holds %q, the ledger says %q", b.holds(flasher.ItemRegistrationID), u.RegistrationID)
 	}
-	if u.Attestation == records.SymmetricKey {
+	switch u.Attestation {
+	case records.SymmetricKey:
 		key, err := s.Reveal(s.ctx, u.Secret.Ref)
 		must(s, err)
 		if b.holds(flasher.ItemSymmetricKey) != string(key) {
 			s.Error("the key on the board is not the sealed one")
 		}
+	case records.X509:
+		leaf, _ := decodePEM(b.holds(flasher.ItemCertificate))
+		if string(leaf) != string(u.Cert.DER) {
+			s.Error("the certificate on the board is not the one in the ledger")
+		}
+	case records.TPM:
+		if public, err := b.chip.power().EK(s.ctx); err != nil || !bytes.Equal(public, u.EK) {
+			s.Errorf("the ledger's endorsement key is not the one that tpm2-tools read (%v)", err)
+		}
+	}
+	way := map[string]string{records.KeyInFile: ownKey, records.KeyInTPM: tpmKey}[u.Key]
+	if way == "" {
 		return
 	}
-	leaf, _ := decodePEM(b.holds(flasher.ItemCertificate))
-	if string(leaf) != string(u.Cert.DER) {
-		s.Error("the certificate on the board is not the one in the ledger")
+	if key := b.keyOf(s, way); key != u.DeviceKey || key != u.Cert.SPKI || u.Cert.Key != u.Key {
+		s.Errorf("the board holds the key %s, the ledger says %s, the certificate is for %s (%s)", key, u.DeviceKey, u.Cert.SPKI, u.Cert.Key)
+	}
+	if b.holds(flasher.ItemPrivateKey) != "" {
+		s.Error("the board was given a private key")
 	}
 }
 
@@ -199,7 +284,7 @@ func TestP3PulledCable(t *testing.T) {
 				// there is to know.
 				want := afresh(attestation)
 				if id, err := field.ReadIdentity(b.FlashPath()); err == nil && id.RegistrationID == claimed {
-					want = again
+					want = again(attestation)
 				}
 				from := s.size()
 				must(t, place.Insert(b))
@@ -229,7 +314,7 @@ func TestP3WhatArrivedIsNotWrittenAgain(t *testing.T) {
 			s.restart()
 			from := s.size()
 			wantVerdict(t, s.passage(place.port, order), records.Pass, "")
-			wantKinds(t, s.kinds(from), slices.Concat([]records.Kind{"passage.opened"}, again)...)
+			wantKinds(t, s.kinds(from), slices.Concat([]records.Kind{"passage.opened"}, again(attestation))...)
 			const flashDeflBegin = 0x10
 			for _, c := range b.History()[history:] {
 				if c.Op == flashDeflBegin {

@@ -9,7 +9,7 @@ type pageCmd struct{}
 
 // Help tells what the address is.
 func (pageCmd) Help() string {
-	return `Prints an address for the browser of this station. The page that it opens may pick orders, start and cancel passages until the station stops; the page at the same address without a key only shows.
+	return `Open the address in the browser at the line. That page may pick orders, start and cancel passages until the station stops; without a key, the same page only shows.
 
 The address works once and for 5 minutes: whoever opens it first may act. Give it to nobody else.`
 }

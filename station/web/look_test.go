@@ -79,7 +79,7 @@ func many() scene {
 			s.Serial = "a-registration-id-that-goes-on-and-on-up-to-the-limit-of-the-service-7cdfa1000002"
 		}
 		sc.slots = append(sc.slots, s)
-		sc.places = append(sc.places, profile.Slot{Name: s.Slot, Start: profile.StartAuto})
+		sc.places = append(sc.places, profile.Slot{Name: s.Slot, Start: profile.StartRequest}) // a button on each that stands
 	}
 	for i := range 12 {
 		sc.orders = append(sc.orders, order(fmt.Sprintf("WO-%04d-with-a-long-number", i), "a-product-with-a-long-name", "customer-with-a-long-name", 100000, 99999, 1234, 567))
@@ -88,14 +88,14 @@ func many() scene {
 }
 
 // show serves a scene, without a station behind it, and opens it.
-func show(t *testing.T, b *browser.Browser, sc scene) {
+func show(t *testing.T, b *browser.Browser, sc scene) *httptest.Server {
 	t.Helper()
 	mux := http.NewServeMux()
 	mux.Handle("GET /static/", http.FileServerFS(static))
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, r *http.Request) {
 		harden(w.Header())
 		v := sc.view(noon)
-		v.Acts = true
+		v.Acts = !sc.locked
 		writePage(w, http.StatusOK, "page", v)
 	})
 	mux.HandleFunc("GET /events", func(w http.ResponseWriter, r *http.Request) {
@@ -105,11 +105,18 @@ func show(t *testing.T, b *browser.Browser, sc scene) {
 		_ = st.parts(sc.view(noon))
 		<-r.Context().Done()
 	})
+	mux.HandleFunc("GET /api/v1/scan", func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprintf(w, `{"means": "order", "order": %q}`, r.FormValue("text"))
+	})
+	mux.HandleFunc("POST /api/v1/orders/{id}/pick", func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprint(w, `{"order": "", "slots": ["b1", "b2", "b3", "b4"]}`)
+	})
 	srv := httptest.NewServer(mux)
 	t.Cleanup(srv.Close)
 	t.Cleanup(srv.CloseClientConnections)
 	b.Do(t, chromedp.Navigate(srv.URL+"/#act=x"))
 	b.Await(t, "the page is drawn", "document.readyState == 'complete'")
+	return srv
 }
 
 func save(t *testing.T, b *browser.Browser, name string) {
@@ -134,12 +141,12 @@ const cutOff = `[...document.querySelectorAll('.tile')].flatMap(tile => {
 })`
 
 // The whole page fits the screen, and the words that count fit their tile:
-// whatever the fixture's size.
+// whatever the fixture's size, and whatever else has to be said.
 func TestPageFits(t *testing.T) {
 	for _, size := range []struct{ width, height int64 }{{1280, 800}, {1920, 1080}} {
 		b := browser.Open(t, size.width, size.height)
-		for name, sc := range map[string]scene{"8": busy(), "32": many()} {
-			show(t, b, sc)
+		fits := func(name string) {
+			t.Helper()
 			name = fmt.Sprintf("%s-%d", name, size.width)
 			save(t, b, name)
 			if got := browser.Value[[]int64](t, b, "[document.documentElement.scrollWidth, document.documentElement.scrollHeight]"); got[0] > size.width || got[1] > size.height {
@@ -148,9 +155,30 @@ func TestPageFits(t *testing.T) {
 			for _, cut := range browser.Value[[]string](t, b, cutOff) {
 				t.Errorf("%s: cut off: %s", name, cut)
 			}
-			if said := b.Complaints(); len(said) > 0 {
-				t.Errorf("%s: the browser complains: %q", name, said)
+			if browser.Value[bool](t, b, "[...document.querySelectorAll('#said p')].some(p => p.scrollHeight > p.clientHeight + 3 || p.getBoundingClientRect().bottom > said.getBoundingClientRect().bottom)") {
+				t.Errorf("%s: what is said is cut off: %s", name, b.Text(t, "#said"))
 			}
 		}
+		locked := busy()
+		locked.locked = true
+		show(t, b, locked)
+		fits("locked")
+		show(t, b, many())
+		fits("32")
+		b.Do(t, chromedp.Click(chromedp.CSS("#slot-s04")))
+		fits("32-chosen")
+		srv := show(t, b, busy())
+		b.Type(t, "WO-0418\r")
+		b.Await(t, "the order is picked", "said.className == 'ok'")
+		fits("8")
+		b.Do(t, chromedp.Click(chromedp.CSS("#slot-a4")))
+		fits("chosen")
+		if said := b.Complaints(); len(said) > 0 {
+			t.Errorf("the browser complains: %q", said)
+		}
+		srv.CloseClientConnections()
+		srv.Close()
+		b.Await(t, "the connection is lost", "'lost' in document.body.dataset")
+		fits("lost")
 	}
 }

@@ -65,7 +65,7 @@ func (s *Server) pageRoutes(mux *http.ServeMux, routes huma.API) {
 }
 
 func (s *Server) showPage(w http.ResponseWriter, r *http.Request) {
-	orders, err := s.orders(r.Context())
+	orders, err := s.Home.Ledger.Orders(r.Context())
 	if err != nil {
 		s.refusePage(w, err)
 		return
@@ -110,11 +110,13 @@ func writePage(w http.ResponseWriter, status int, name string, data any) {
 const (
 	// pageFrame is the shortest time between two pictures of the page.
 	pageFrame = 100 * time.Millisecond
+	// pageLook is how late the page may see what no slot tells: orders, counts,
+	// the lock, the clock.
+	pageLook = 500 * time.Millisecond
 	// pageBeat is how often the stream says something even if nothing changes. The
-	// script takes three times this silence for a lost connection. It is also how
-	// late the page may see what no slot tells: orders, locks, dates.
+	// script takes three times this silence for a lost connection.
 	pageBeat = 2 * time.Second
-	// pageSend bounds how long a browser may take to read a part.
+	// pageSend bounds how long a browser may take to read an event.
 	pageSend = 10 * time.Second
 )
 
@@ -125,19 +127,19 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 	changes, done := s.Hub.watch()
 	defer done()
 	w.Header().Set("Content-Type", "text/event-stream")
-	stream := &stream{w: w, control: http.NewResponseController(w), shown: map[string]string{}}
-	beat := time.NewTicker(pageBeat)
-	defer beat.Stop()
-	frame := time.NewTicker(pageFrame)
+	out := &stream{w: w, control: http.NewResponseController(w), shown: map[string]string{}}
+	frame, look, beat := time.NewTicker(pageFrame), time.NewTicker(pageLook), time.NewTicker(pageBeat)
 	defer frame.Stop()
-	if stream.event("life", s.life) != nil {
+	defer look.Stop()
+	defer beat.Stop()
+	if out.event("life", s.life) != nil {
 		return
 	}
 	var orders []records.Order
 	size := int64(-1) // of the ledger when the orders were read
-	for {
-		if now := s.Home.Ledger.Size(); now != size {
-			read, err := s.orders(ctx)
+	for looked := true; ; {
+		if now := s.Home.Ledger.Size(); looked && now != size {
+			read, err := s.Home.Ledger.Orders(ctx)
 			if err != nil {
 				if ctx.Err() == nil {
 					s.Log.Error().Err(err).Msg("orders not read for the page")
@@ -146,8 +148,8 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 			}
 			orders, size = read, now
 		}
-		changes.take() // only that something changed counts: the slots are looked at
-		if stream.parts(s.scene(orders).view(time.Now())) != nil {
+		changes.take() // what counts is the slots as they are now
+		if out.parts(s.scene(orders).view(time.Now())) != nil {
 			return
 		}
 		select { // what changes faster than the eye sees is sent once
@@ -159,8 +161,11 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 		case <-ctx.Done():
 			return
 		case <-changes.wake:
+			looked = false
+		case <-look.C:
+			looked = true
 		case <-beat.C:
-			if stream.event("beat", "") != nil {
+			if out.event("beat", "") != nil {
 				return
 			}
 		}

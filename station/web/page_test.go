@@ -17,8 +17,7 @@ import (
 	"nameplate/records"
 	"nameplate/station/api"
 	"nameplate/station/line"
-
-	"github.com/rs/zerolog"
+	"nameplate/station/profile"
 )
 
 // session is what the operator's browser holds after it has opened the page.
@@ -400,6 +399,50 @@ func TestEvents(t *testing.T) {
 	s.stop() // a stream that nobody ends does not hold up the station
 }
 
+// passage runs a passage in slot a1, to its end.
+func (s *station) passage(order string) {
+	s.t.Helper()
+	ctx, cancel := context.WithCancel(s.t.Context())
+	ended, over := make(chan error, 1), make(chan bool, 1)
+	s.watch(func(st line.Status) {
+		if st.State == line.Done {
+			over <- true
+		}
+	})
+	go func() { ended <- s.slots[0].Run(ctx) }()
+	must(s.t, s.slots[0].Start(order, records.Actor{}))
+	<-over
+	cancel()
+	must(s.t, <-ended)
+}
+
+// A slot's name chooses it; it starts what is in the slot if that waits for a
+// word, or if the slot was chosen before.
+func TestScanStarts(t *testing.T) {
+	s := serve(t, func(c *line.Config) {
+		c.Jobs = func(context.Context, string) (line.Job, error) {
+			return line.Job{}, &records.Refusal{Code: "order-unknown", Sentence: "No.", Next: "Do."}
+		}
+	})
+	scan := func(query, want string) {
+		t.Helper()
+		_, text := s.ask(request{door: "loopback", method: "GET", path: "/api/v1/scan?" + query})
+		if text != want+"\n" {
+			t.Errorf("%s: %s, want %s", query, text, want)
+		}
+	}
+	const chooses, starts = `{"means":"slot","slot":"a1"}`, `{"means":"start","slot":"a1"}`
+	scan("text=a1&slot=a1", chooses) // it is empty
+	s.passage("WO-1")
+	scan("text=a1", chooses)
+	scan("text=a1&slot=a2", chooses)
+	scan("text=a1&slot=a1", starts)
+	s.home.Set.Station.Slots[0].Start = profile.StartRequest
+	scan("text=A1", starts)
+	must(t, s.slots[0].SetOrder(""))
+	scan("text=A1&slot=a1", chooses) // it has no order
+}
+
 // hostile is what a board could bring: markup, the end of an event, what turns a
 // terminal's or a line's direction.
 const hostile = "</p><img src=x onerror=alert(1)><script>alert(2)</script>\" onclick=\"x\r\n\r\nevent: part\ndata: \"<b id='orders'>\"\n\n\u202e\x1b[2J &amp; {{.}}"
@@ -410,22 +453,8 @@ func TestEscape(t *testing.T) {
 		c.Jobs = func(context.Context, string) (line.Job, error) {
 			return line.Job{}, &records.Refusal{Code: "chip-unexpected", Sentence: hostile, Next: "next" + hostile}
 		}
-		c.Log = zerolog.Nop()
 	})
-	ctx, cancel := context.WithCancel(t.Context())
-	ended := make(chan error, 1)
-	slot := s.slots[0]
-	go func() { ended <- slot.Run(ctx) }()
-	done := make(chan line.Status, 16)
-	s.watch(func(st line.Status) { done <- st })
-	must(t, slot.Start(`WO"><b>`+hostile, records.Actor{}))
-	for st := range done {
-		if st.State == line.Done {
-			break
-		}
-	}
-	cancel()
-	must(t, <-ended)
+	s.passage(`WO"><b>` + hostile)
 	_, page := s.ask(request{door: "loopback", method: "GET", path: "/"})
 	parts := page
 	for _, e := range s.stream(func(e event) bool { return e.name == "beat" }) {

@@ -2,7 +2,6 @@ package web
 
 import (
 	"cmp"
-	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -37,10 +36,6 @@ func (s *Server) scene(orders []records.Order) scene {
 	return sc
 }
 
-func (s *Server) orders(ctx context.Context) ([]records.Order, error) {
-	return s.Home.Ledger.Orders(ctx)
-}
-
 // tile is one slot, in the words that stand on it.
 type tile struct {
 	Slot, Order, Serial string
@@ -52,7 +47,7 @@ type tile struct {
 	Long                bool   // there is much to say
 	Running             bool
 	Percent             int
-	Seconds             string // that the passage took
+	Note                string // how long the passage took, or that the board is out
 	Start               bool   // there is something that waits for a start
 }
 
@@ -143,14 +138,17 @@ func (sc scene) tile(s api.Slot, asks bool, now time.Time) tile {
 	default:
 		t.Kind, t.Sign, t.Word = "empty", "·", "empty"
 	}
-	if !s.Ended.IsZero() {
-		t.Seconds = fmt.Sprintf("%.1f s", s.Ended.Sub(s.Started).Seconds())
+	switch {
+	case !t.In && s.Verdict != "":
+		t.Note = "board is out"
+	case !s.Ended.IsZero():
+		t.Note = fmt.Sprintf("%.1f s", s.Ended.Sub(s.Started).Seconds())
 	}
 	if !t.Running && t.Kind != "pass" {
 		t.Why = s.Sentence
 	}
 	t.Start = !sc.locked && !t.Running && t.In && s.Order != "" && asks
-	t.Do = sc.do(s, t, now)
+	t.Do = sc.do(s, t, asks, now)
 	if s.State == "waiting" && s.Order == "" {
 		t.Why = "" // what to do says it all
 	}
@@ -162,15 +160,17 @@ func (sc scene) tile(s api.Slot, asks bool, now time.Time) tile {
 const manyWords = 150
 
 // do is the one line that says what to do now.
-func (sc scene) do(s api.Slot, t tile, now time.Time) string {
+func (sc scene) do(s api.Slot, t tile, asks bool, now time.Time) string {
 	order := sc.spent(s.Order, now)
 	switch {
 	case t.Running:
 		return "Wait"
+	case t.In && t.Kind == "pass" && t.Start:
+		return "Take it out, put the next in"
 	case t.In && t.Kind == "pass":
 		return "Take it out"
-	case t.In && s.Next != "" && s.Order != "":
-		return s.Next
+	case t.Why != "" && s.Next != "" && s.Order != "":
+		return s.Next // in the slot or in the hand, the board is what it is about
 	case sc.locked:
 		return "Wait: the station is locked"
 	case s.Order == "":
@@ -181,6 +181,8 @@ func (sc scene) do(s api.Slot, t tile, now time.Time) string {
 		return "Put the next board in"
 	case !t.In:
 		return "Put a board in"
+	case !asks:
+		return "Wait" // it starts by itself
 	}
 	return "Press Start, or scan " + strings.ToUpper(s.Slot)
 }

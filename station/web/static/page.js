@@ -95,9 +95,12 @@ function say(kind, sentence, next, ...buttons) {
     p.textContent = text
     return p
   }
+  const words = document.createElement('div')
+  words.append(line('sentence', sign + ' ' + sentence))
+  if (next) words.append(line('next', next))
   said.className = kind
-  said.replaceChildren(line('sentence', sign + ' ' + sentence))
-  if (next) said.append(line('next', next))
+  if (sentence.length > 80) said.classList.add('long')
+  said.replaceChildren(words)
   if (buttons.length) {
     const row = document.createElement('div')
     row.className = 'buttons'
@@ -139,9 +142,12 @@ function choose(slot) {
   chosen = slot
   if (!slot) return
   $('place-' + slot).setAttribute('data-chosen', '')
-  const why = $('slot-' + slot).querySelector('.why'), todo = $('slot-' + slot).querySelector('.do')
-  say('slot', 'Slot ' + slot.toUpperCase() + (why ? ': ' + why.textContent : ' is chosen.'), why ? todo.textContent : '→ Scan or touch its order.',
-    ['▶ Start', () => start(slot)], ['■ Cancel its passage', () => cancel(slot)], ['Leave it', leave])
+  const tile = $('slot-' + slot), why = tile.querySelector('.why')
+  const buttons = [['✕ Leave', leave]]
+  if (tile.classList.contains('running')) buttons.unshift(['■ Cancel', () => cancel(slot)])
+  else if (tile.classList.contains('in')) buttons.unshift(['▶ Start', () => start(slot)])
+  say('slot', 'Slot ' + slot.toUpperCase() + (why ? ': ' + why.textContent : ' is chosen.'),
+    why ? tile.querySelector('.do').textContent : '→ Scan or touch its order.', ...buttons)
 }
 
 function leave() {

@@ -63,9 +63,10 @@ func Encode(id flasher.Identity, o flasher.Options) ([]files.File, error) {
 	if u, err := url.Parse(endpoint.String()); err != nil || u.Host != id.RegistrationURL || u.Hostname() == "" {
 		return nil, fmt.Errorf("%q is not the name of a host", id.RegistrationURL)
 	}
-	// TOML is UTF-8; what is not would be replaced without a word.
-	if !utf8.ValidString(id.IDScope + id.RegistrationID + o.Key.URI + o.Key.Module) {
-		return nil, errors.New("the identity or the key's URI is not UTF-8")
+	for _, text := range []string{id.IDScope, id.RegistrationID, o.Key.URI, o.Key.Module} {
+		if !utf8.ValidString(text) { // as TOML is; it would be altered without a word
+			return nil, fmt.Errorf("%q is not UTF-8", text)
+		}
 	}
 	s := o.Store
 	if s.Config.Path == "" {

@@ -172,7 +172,7 @@ func TestMisfits(t *testing.T) {
 			id.PrivateKey = nil
 			o.Key = flasher.DeviceKey{In: "tpm", Module: "/m.so", URI: "tpm:0x81000010"}
 		}, "these services reach a key in a TPM through PKCS#11 only, and no module and pkcs11: URI are given"},
-		{"no UTF-8", func(id *flasher.Identity, _ *flasher.Options) { id.RegistrationID = "\xb5" }, "the identity or the key's URI is not UTF-8"},
+		{"no UTF-8", func(id *flasher.Identity, _ *flasher.Options) { id.RegistrationID = "\xb5" }, `"\xb5" is not UTF-8`},
 		{"other attestation", func(id *flasher.Identity, _ *flasher.Options) { id.Attestation = "none" },
 			`attestation "none" is not one that these services know`},
 	} {

@@ -88,8 +88,8 @@ func (w *wire) drop(k key) {
 
 const (
 	// firstChunk is what most TPMs read from NV at once; one that cannot says so,
-	// which costs less than asking each. No TPM for PCs has less than lastChunk
-	// (PC Client Platform TPM Profile 1.05, 4.5: TPM_PT_NV_BUFFER_MAX).
+	// which costs less than asking each. lastChunk is the least that a TPM for PCs
+	// has (TPM_PT_NV_BUFFER_MAX).
 	firstChunk = 1024
 	lastChunk  = 512
 	// maxCertificate is far more than any NV index of a TPM holds.
@@ -112,7 +112,7 @@ func (w *wire) certificate(index uint32) ([]byte, error) {
 	if err != nil {
 		return nil, w.judge(doing, err)
 	}
-	if !public.Attributes.Written {
+	if !public.Attributes.Written || public.DataSize == 0 {
 		return nil, nil
 	}
 	size := int(public.DataSize)

@@ -3,9 +3,10 @@
 // whatever carries commands to the board's TPM; nothing is installed there.
 //
 // What it asks of the TPM, by section of the specification (TPM 2.0 Library,
-// Part 3): CreatePrimary (24.1), ReadPublic (12.4), EvictControl (28.5),
-// NV_ReadPublic and NV_Read (31.6, 31.13), ActivateCredential (12.5), Create
-// and Load (12.1, 12.2), Sign (20.2), Certify (18.2).
+// Part 3): GetCapability (30.2), CreatePrimary (24.1), ReadPublic (12.4),
+// EvictControl (28.5), NV_ReadPublic and NV_Read (31.6, 31.13), PolicySecret and
+// PolicyOR (23.4, 23.6), ActivateCredential (12.5), Create and Load (12.1,
+// 12.2), Sign (20.2), Certify (18.2), FlushContext (28.4).
 //
 // A TPM is believed nothing here that cannot be checked on the spot. Whether
 // the EK certificate is genuine and what a certified key is worth is judged by
@@ -276,7 +277,7 @@ var notActivated = []tpm2.TPMRC{
 
 // works tells whether a TPM that said it had failed answers nevertheless: so
 // does libtpms when it cannot decrypt a secret. One that has failed answers
-// nothing of this kind any more (Part 1, 12.4).
+// nothing of this kind any more (Part 1, 12).
 func (w *wire) works(k key, err error) bool {
 	if !errors.Is(err, tpm2.TPMRCFailure) {
 		return false

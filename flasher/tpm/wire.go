@@ -24,7 +24,7 @@ const (
 	primaryLimit = 3 * time.Minute
 
 	// resends is how often a command is sent again that the TPM was not able to
-	// start: it has something to note down before (Part 1, 37.7.5).
+	// start: it has something to note down before (TPM 2.0 Part 2, 6.6.3: RETRY).
 	resends = 3
 
 	headerSize = 10
@@ -77,7 +77,7 @@ func (w *wire) Send(command []byte) ([]byte, error) {
 func code(rsp []byte) tpm2.TPMRC { return tpm2.TPMRC(binary.BigEndian.Uint32(rsp[6:])) }
 
 // whole checks that a response is one: its tag, and the length that it says
-// (TPM 2.0 Part 1, 18.9).
+// (TPM 2.0 Part 1, 18).
 func whole(rsp []byte) error {
 	if len(rsp) < headerSize || len(rsp) > maxResponse {
 		return fmt.Errorf("a response of %d bytes", len(rsp))

@@ -78,7 +78,7 @@ func (c *verifyCmd) Run(g *globals) error {
 	}
 	fmt.Fprintf(g.out, `✔ the manifest is signed by %s
 ✔ every file is the one that was signed
-✔ %d units: rows agree, no identity stands twice, every certificate leads to the root named in the manifest
+✔ %d units: rows agree, no identity stands twice, every device certificate leads to the root named in the manifest
 ✔ the ledger's checkpoint (%d events) is signed by the same station
   quota level %q; not proved here: that this is the station's newest history
 `, key.Name(), r.Units, r.Checkpoint.Size, m.QuotaLevel)

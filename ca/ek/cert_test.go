@@ -306,6 +306,15 @@ func TestCheck(t *testing.T) {
 		{"a model that garbles the screen", func(b *bench) {
 			b.san.Value = names(b.t, attribute(oidManufacturer, "id:49465800"), attribute(oidModel, "\x1b[2J"), attribute(oidVersion, "1"))
 		}, "ek-certificate-invalid", []string{"its subject alternative name does not say which TPM it is for (EK Credential Profile 3.2): 2.23.133.2.2 is not a short text"}},
+		{"names among others", func(b *bench) {
+			b.san.Value = names(b.t, attribute(asn1.ObjectIdentifier{2, 5, 4, 10}, "Example Chips"), attribute(oidManufacturer, "id:49465800"), attribute(oidModel, "SLB9670"), attribute(oidVersion, "1"))
+		}, "", nil},
+		{"names that are no sequence", func(b *bench) { b.san.Value, b.san.Critical = []byte{4, 1, 1}, false }, "ek-certificate-invalid",
+			[]string{"the bytes are not one certificate (RFC 5280 4.1)"}},
+		{"a directory name that is none", func(b *bench) { b.san.Value = []byte{0x30, 4, 0xa4, 2, 4, 0} }, "ek-certificate-invalid",
+			[]string{"its subject alternative name does not say which TPM it is for (EK Credential Profile 3.2): asn1"}},
+		{"two directory names in one", func(b *bench) { b.san.Value = []byte{0x30, 6, 0xa4, 4, 0x30, 0, 0x30, 0} }, "ek-certificate-invalid",
+			[]string{"its subject alternative name does not say which TPM it is for (EK Credential Profile 3.2): something follows a directory name"}},
 		{"two models", func(b *bench) {
 			b.san.Value = names(b.t, attribute(oidManufacturer, "id:49465800"), attribute(oidModel, "SLB9670"), attribute(oidModel, "SLB9672"), attribute(oidVersion, "1"))
 		}, "ek-certificate-invalid", []string{"its subject alternative name does not say which TPM it is for (EK Credential Profile 3.2): 2.23.133.2.2 is there twice"}},
@@ -396,6 +405,14 @@ func TestCheck(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A key's use is that of its kind.
+func TestCheckKeyUsageOfECC(t *testing.T) {
+	b := newBench(t, newECC(t, elliptic.P256()))
+	b.cert.KeyUsage = x509.KeyUsageKeyEncipherment
+	_, err := ek.Check(b.der(), b.roots(), b.ekPublic, b.at)
+	expect(t, sentences(err), []string{"its key usage lacks keyAgreement (RFC 5280 4.2.1.3)"})
 }
 
 // below puts another EK CA below the root.

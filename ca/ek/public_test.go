@@ -273,6 +273,16 @@ func TestPublicIsOneEncoding(t *testing.T) {
 	}
 }
 
+// ECDAA has one parameter more than other schemes; nobody here reads it.
+func TestPublicWithECDAA(t *testing.T) {
+	b := marshal(eccPublic(t, newECC(t, elliptic.P256())))
+	const scheme = 2 + 2 + 2 + 4 + 2 + 32 + 6 // behind size, type, name algorithm, attributes, policy, AES
+	b = slices.Concat(b[:scheme], []byte{0x00, 0x1a, 0x00, 0x0b, 0x00, 0x00}, b[scheme+2:])
+	binary.BigEndian.PutUint16(b, uint16(len(b)-2))
+	_, err := ek.Public(b)
+	expect(t, sentences(err), []string{"it is bound to ECDAA, which nobody here checks (TPM 2.0 Part 2, 11.2.5.6)"})
+}
+
 // Some TPMs leave the leading zeros of a coordinate out.
 func TestShortCoordinate(t *testing.T) {
 	for {

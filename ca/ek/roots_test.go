@@ -3,6 +3,7 @@ package ek_test
 import (
 	"bytes"
 	"crypto"
+	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
@@ -94,6 +95,10 @@ func TestLoadRootsRefuses(t *testing.T) {
 	ca := func(key crypto.Signer, alter func(*x509.Certificate)) []byte {
 		return pemOf(newCA(t, "Example Chips CA", nil, key, alter).cert)
 	}
+	_, edwards, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
 	p256 := newECC(t, elliptic.P256())
 	for name, tt := range map[string]struct {
 		file []byte
@@ -114,6 +119,8 @@ func TestLoadRootsRefuses(t *testing.T) {
 			c.NotBefore, c.NotAfter = time.Now().AddDate(-2, 0, 0), time.Now().AddDate(-1, 0, 0)
 		}), "ek-root-expired"},
 		"a root of 1024 bits":     {ca(weak, nil), "ek-root-weak"},
+		"a root on P-224":         {ca(newECC(t, elliptic.P224()), nil), "ek-root-weak"},
+		"an Ed25519 root":         {ca(edwards, nil), "ek-root-weak"},
 		"a root signed with SHA1": {pemOf(sha1), "ek-root-weak"},
 	} {
 		t.Run(name, func(t *testing.T) {

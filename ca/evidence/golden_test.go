@@ -99,6 +99,9 @@ func TestActivationAlteredAnywhere(t *testing.T) {
 				g := g
 				tt.alter(&g)
 				expectCode(t, evidence.CheckActivation(g.EK, g.Request.AK, g.Nonce, g.Answer), tt.code)
+				if _, _, err := evidence.NewChallenge(g.EK, g.Request.AK, g.Nonce); tt.code != failed {
+					expectCode(t, err, tt.code)
+				}
 			})
 		}
 	}

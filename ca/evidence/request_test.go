@@ -62,6 +62,9 @@ func TestCheckRequest(t *testing.T) {
 				return b
 			}
 		}, "csr-unreadable", []string{"the bytes are not one PKCS#10 request (RFC 2986 4)"}},
+		{"a key with something behind it", func(a *asked) {
+			a.after = func(b []byte) []byte { return extended(t, b, a.key) }
+		}, "csr-key", []string{"its subject public key info is not a named curve and an uncompressed point (RFC 5480 2)"}},
 		{"SHA-384", func(a *asked) { a.template.SignatureAlgorithm = x509.ECDSAWithSHA384 }, "csr-signature",
 			[]string{"it is signed with ECDSA-SHA384 (RFC 5758 3.2)"}},
 		{"signed by another key", func(a *asked) {
@@ -124,6 +127,45 @@ func showing(t *testing.T, der []byte, shown crypto.PublicKey, signed crypto.Sig
 	return bytes.Replace(der, old, spki, 1)
 }
 
+// extended signs a request anew, with one more element in its SubjectPublicKeyInfo,
+// which crypto/x509 passes over.
+func extended(t *testing.T, der []byte, key crypto.Signer) []byte {
+	t.Helper()
+	type info struct {
+		Version    int
+		Subject    asn1.RawValue
+		Key        asn1.RawValue
+		Attributes asn1.RawValue
+	}
+	type request struct {
+		Info      asn1.RawValue
+		Algorithm pkix.AlgorithmIdentifier
+		Signature asn1.BitString
+	}
+	var r request
+	var i info
+	if _, err := asn1.Unmarshal(der, &r); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := asn1.Unmarshal(r.Info.FullBytes, &i); err != nil {
+		t.Fatal(err)
+	}
+	i.Key = asn1.RawValue{Tag: asn1.TagSequence, IsCompound: true, Bytes: append(slices.Clone(i.Key.Bytes), 5, 0)}
+	raw, err := asn1.Marshal(i)
+	if err != nil {
+		t.Fatal(err)
+	}
+	signature, err := key.Sign(rand.Reader, digest(raw), crypto.SHA256)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Info, r.Signature = asn1.RawValue{FullBytes: raw}, asn1.BitString{Bytes: signature, BitLength: 8 * len(signature)}
+	if der, err = asn1.Marshal(r); err != nil {
+		t.Fatal(err)
+	}
+	return der
+}
+
 // Keys that a broken generator makes, and those that are printed in standards,
 // checked against the public points printed there.
 func TestKnownKeys(t *testing.T) {
@@ -156,7 +198,7 @@ func TestKnownKeys(t *testing.T) {
 
 func TestCheckPossession(t *testing.T) {
 	key := newKey(t)
-	challenge := bytes.Repeat([]byte{9}, evidence.PossessionSize)
+	challenge := bytes.Repeat([]byte{9}, 32)
 	spki, err := x509.MarshalPKIXPublicKey(key.Public())
 	if err != nil {
 		t.Fatal(err)

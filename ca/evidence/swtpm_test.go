@@ -374,7 +374,7 @@ func TestOpenSSLRequest(t *testing.T) {
 	run("ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", "key.pem")
 	run("req", "-new", "-sha256", "-key", "key.pem", "-subj", "/CN=sn-0001", "-outform", "der", "-out", "csr.der")
 	run("pkey", "-in", "key.pem", "-pubout", "-outform", "der", "-out", "spki.der")
-	challenge := bytes.Repeat([]byte{7}, evidence.PossessionSize)
+	challenge := bytes.Repeat([]byte{7}, 32)
 	if err := os.WriteFile(filepath.Join(dir, "challenge"), challenge, 0o600); err != nil {
 		t.Fatal(err)
 	}

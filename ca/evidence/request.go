@@ -158,15 +158,15 @@ var knownKeys = sync.OnceValue(func() map[x]bool {
 	return known
 })
 
-// possessionSize is the length of the random bytes that a device signs to show
+// PossessionSize is the length of the random bytes that a device signs to show
 // that it holds its key.
-const possessionSize = 32
+const PossessionSize = 32
 
 // CheckPossession refuses a signature (ASN.1) that does not prove that the device
 // holds the key in spki (DER): ECDSA on P-256 over the SHA-256 of the challenge.
 func CheckPossession(challenge, spki, signature []byte) error {
 	var failed findings
-	failed.check(len(challenge) == possessionSize, "the challenge has %d bytes, not %d", len(challenge), possessionSize)
+	failed.check(len(challenge) == PossessionSize, "the challenge has %d bytes, not %d", len(challenge), PossessionSize)
 	public, err := x509.ParsePKIXPublicKey(spki)
 	failed.wrap(err, "the public key cannot be read (RFC 5280 4.1.2.7)")
 	if err == nil {

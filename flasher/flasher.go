@@ -60,6 +60,7 @@ type Options struct {
 	Console   Console
 	Interface string    // the network interface whose address is the board's MAC, e.g. "eth0"
 	TPM       bool      // the board has a TPM, which is read when the board is identified
+	EK        string    // the kind of its endorsement key: "rsa-2048", also if empty; "p-256", "p-384"
 	Key       DeviceKey // the key that the board makes itself, if the product wants one
 }
 

@@ -1,6 +1,7 @@
 package linux
 
 import (
+	"cmp"
 	"context"
 	"encoding/base64"
 	"encoding/binary"
@@ -47,7 +48,7 @@ func (d *device) openTPM(ctx context.Context) error {
 	if status != 0 {
 		return tpmUnusable(errors.New(tpmDevice + " cannot be opened"))
 	}
-	c, err := tpm.Open(ctx, d)
+	c, err := tpm.OpenKind(ctx, d, tpm.Kind(cmp.Or(d.options.EK, string(tpm.RSA2048))))
 	if err != nil {
 		return err
 	}

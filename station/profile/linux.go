@@ -27,6 +27,11 @@ func (d *decoder) tpm(p Product) {
 		return
 	}
 	d.oneOf("tpm.ek_certificate", p.TPM.EKCertificate, "require", "record", "none")
+	if p.Attestation == records.TPM {
+		d.oneOf("tpm.ek", p.TPM.EK, "rsa-2048")
+	} else {
+		d.oneOf("tpm.ek", p.TPM.EK, "rsa-2048", "p-256", "p-384")
+	}
 	_, roots := d.lines["tpm.roots"]
 	switch needs := p.TPM.EKCertificate != "none"; {
 	case needs && !roots:
@@ -167,7 +172,10 @@ func (d *decoder) owner(at, o string) {
 
 func (p Product) linuxOptions(o *flasher.Options) {
 	s, k := p.Device.Store, p.Device.Key
-	o.Interface, o.TPM = p.Device.Interface, p.HasTPM()
+	o.Interface = p.Device.Interface
+	if p.HasTPM() {
+		o.TPM, o.EK = true, p.TPM.EK
+	}
 	o.Console.User = p.Device.Console.User
 	switch p.Key {
 	case records.KeyInFile:

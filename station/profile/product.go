@@ -160,6 +160,10 @@ type TPM struct {
 	// root in Roots), record (what is wrong with it is recorded, and the unit
 	// goes on) or none.
 	EKCertificate string `yaml:"ek_certificate"`
+	// EK is the kind of the endorsement key: rsa-2048, p-256 or p-384. The
+	// provisioning service knows RSA alone; the others are for key tpm. Default
+	// rsa-2048.
+	EK string `yaml:"ek,optional"`
 	// Roots is a folder within the station's folder with the TPM makers' roots
 	// and intermediates, *.pem; needed unless EKCertificate is none. An order is
 	// held to the roots that were there when it was opened.
@@ -207,6 +211,7 @@ func newProduct() Product {
 				Config:      File{Path: "/etc/aziot/config.toml"},
 				Certificate: File{Path: "/var/aziot/certs/device-id.pem", Mode: "0644"},
 				PrivateKey:  File{Path: "/var/aziot/secrets/device-id.key.pem"}}},
+		TPM:    TPM{EK: "rsa-2048"},
 		Limits: Limits{Identify: 30 * time.Second, Write: 2 * time.Minute, Verify: time.Minute, Passage: 5 * time.Minute},
 	}
 }

@@ -280,6 +280,8 @@ products/p1.yaml:15: options.key.handle is only for key tpm; expected no such ke
 		{"require", "demand", `products/p1.yaml:7: tpm.ek_certificate is "demand"; expected require or record or none; choose one of them`},
 		{"  roots: tpm-roots\n", "", `products/p1.yaml:6: tpm.roots is missing; expected a folder with the TPM makers' roots; add the key, or set ek_certificate: none`},
 		{"require", "none", `products/p1.yaml:8: tpm.roots has no effect with ek_certificate: none; expected no such key; remove it, or choose another policy`},
+		{"require", "require\n  ek: p-384", ``},
+		{"require", "require\n  ek: rsa-1024", `products/p1.yaml:8: tpm.ek is "rsa-1024"; expected rsa-2048 or p-256 or p-384; choose one of them`},
 		{"tpm-roots", "/etc/ssl", `products/p1.yaml:8: tpm.roots is "/etc/ssl"; expected a path within the station's folder; put the file there`},
 		{"Example Gateway 2", "' '", `products/p1.yaml:10: options.chip is " "; expected the board's model as its device tree or its DMI table says it; correct the value`},
 		{"  console:", "  interface: eth 0\n  console:", `products/p1.yaml:11: options.interface is "eth 0"; expected the name of a network interface, such as eth0; correct the value`},
@@ -320,7 +322,7 @@ func TestOptionsOfLinux(t *testing.T) {
 		t.Fatal(err)
 	}
 	o := p.Options()
-	if o.Chip != "Example Gateway 2" || o.Interface != "eth0" || !o.TPM || o.Console.User != "root" || o.Console.Password != nil ||
+	if o.Chip != "Example Gateway 2" || o.Interface != "eth0" || !o.TPM || o.EK != "rsa-2048" || o.Console.User != "root" || o.Console.Password != nil ||
 		o.Key != (flasher.DeviceKey{In: "tpm", Handle: 0x81000010}) || len(o.Store.Files) != 1 ||
 		o.Store.Files[0] != (flasher.File{Path: "/etc/id", Mode: 0o600, Text: "id={registration_id}\n"}) {
 		t.Errorf("got %+v", o)

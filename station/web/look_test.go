@@ -87,11 +87,15 @@ func many() scene {
 	return sc
 }
 
-// show serves a scene, without a station behind it, and opens it.
-func show(t *testing.T, b *browser.Browser, sc scene) *httptest.Server {
+// show serves a scene, without a station behind it, and opens it. Files that are
+// left out are not served.
+func show(t *testing.T, b *browser.Browser, sc scene, leftOut ...string) *httptest.Server {
 	t.Helper()
 	mux := http.NewServeMux()
 	mux.Handle("GET /static/", http.FileServerFS(static))
+	for _, name := range leftOut {
+		mux.Handle("GET /static/"+name, http.NotFoundHandler())
+	}
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, r *http.Request) {
 		harden(w.Header())
 		v := sc.view(noon)
@@ -180,5 +184,19 @@ func TestPageFits(t *testing.T) {
 		srv.Close()
 		b.Await(t, "the connection is lost", "'lost' in document.body.dataset")
 		fits("lost")
+	}
+}
+
+// A page without its script says that it stands still; a living one never does.
+func TestPageStandsStill(t *testing.T) {
+	b := browser.Open(t, 1280, 800)
+	const still = "getComputedStyle(document.getElementById('still')).visibility == 'visible' && document.getElementById('still').getClientRects().length > 0"
+	show(t, b, busy(), "page.js")
+	b.Await(t, "the page says that it stands still", still)
+	save(t, b, "still")
+	show(t, b, busy())
+	b.Await(t, "the page lives", "'live' in document.body.dataset")
+	if browser.Value[bool](t, b, "document.getElementById('still').getClientRects().length > 0") {
+		t.Error("a living page says that it stands still")
 	}
 }

@@ -66,6 +66,7 @@ function found() {
   heard = Date.now()
   pause = 250
   delete document.body.dataset.lost
+  document.body.dataset.live = ''
   $('lost').hidden = true
 }
 

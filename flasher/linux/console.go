@@ -24,6 +24,7 @@ type console struct {
 	buf  [4096]byte
 	in   []byte // what came and was not dropped; without CR
 	used int    // how much of it belongs to the last answer and what was before
+	mend []byte // in without the kernel's messages, where that made sense
 }
 
 func newConsole(l link.Link, baud int) *console {
@@ -75,6 +76,7 @@ func (c *console) drop(n int) {
 	rest := copy(c.in, c.in[n:])
 	clear(c.in[rest:])
 	c.in, c.used = c.in[:rest], 0
+	clear(c.mend)
 }
 
 // forget wipes all that came; it may be a key.
@@ -82,6 +84,7 @@ func (c *console) forget() {
 	c.in = c.in[:cap(c.in)]
 	clear(c.in)
 	c.in, c.used = c.in[:0], 0
+	clear(c.mend)
 	clear(c.buf[:])
 }
 

@@ -37,7 +37,7 @@ const (
 	enterLimit = 90 * time.Second
 	// Tries before one gives up on a console that says nothing, on one that makes
 	// no sense, and on a login that comes back before it asks for a password.
-	silentTries, senselessTries, nameTries = 6, 10, 4
+	silentTries, senselessTries, nameTries = 5, 10, 4
 )
 
 const interrupt = "\x03" // ^C
@@ -199,13 +199,20 @@ func (e *entrance) hush(ctx context.Context, quiet time.Duration) (place, error)
 // shell show their prompt, and again, because a login may be just starting; the
 // question; and once, where neither did anything, an interrupt, because a shell
 // that a dead session left behind may be in the middle of something, and it ends
-// then.
+// then. Such a shell does not even echo, so a console that does has time for it.
 func (e *entrance) nudge(ctx context.Context) (place, error) {
+	interruptAt := 3
+	if e.heard {
+		interruptAt = 5
+	}
 	switch {
-	case e.tries <= 2 && !e.gave:
+	case e.gave:
+	case e.tries == 1 || e.tries == 2 && e.heard:
 		return e.say(ctx, "", wakeLimit, settle)
-	case e.tries == 5 && !e.gave:
+	case e.tries == interruptAt:
 		return e.say(ctx, interrupt, wakeLimit, settle)
+	case e.tries == interruptAt+1:
+		return e.say(ctx, "", 2*wakeLimit, settle)
 	}
 	return e.say(ctx, e.mark.question(), 2*wakeLimit, answerSettle)
 }

@@ -25,9 +25,9 @@ const (
 	// startLimit is for the first words of the quiet shell.
 	startLimit = 10 * time.Second
 	// runLimit is for a command that only reads or computes.
-	runLimit = 15 * time.Second
+	runLimit = 10 * time.Second
 	// syncLimit is for a command that waits for the board's storage.
-	syncLimit = 60 * time.Second
+	syncLimit = 30 * time.Second
 	// damageLimit: when something came and then nothing, the answer may have been
 	// hit by a message of the kernel, and is asked for again.
 	damageLimit = 700 * time.Millisecond
@@ -270,9 +270,17 @@ type frame struct {
 	sound              bool // its checksum is right
 }
 
-// frame finds the first whole frame in what came.
+// frame finds the first whole frame in what came. One that a message of the kernel
+// fell into is whole without that, or so its checksum says.
 func (s *shell) frame() (frame, bool) {
 	f, used := parseFrame(s.in, s.name)
+	if !f.sound && bytes.Contains(s.in, []byte("[")) {
+		clear(s.mend)
+		s.mend = kernelText.ReplaceAll(s.in, nil)
+		if mended, _ := parseFrame(s.mend, s.name); mended.sound {
+			f, used = mended, len(s.in)
+		}
+	}
 	s.used = used
 	return f, used > 0
 }

@@ -27,12 +27,13 @@ const (
 // beside its place, d adds a piece, f compares the SHA-256, gives it owner and
 // mode, brings it to the storage, puts it into its place in one step, and brings
 // the folder to the storage, with those above it where it is new. k keeps the
-// first failure, so that only the end must be waited for. A temporary file that
-// was left behind is removed first.
+// first failure, so that only the end must be waited for; BusyBox's base64 fails
+// with a word and without a status. A temporary file that was left behind is
+// removed first.
 const writing = `b(){ f=$1 d=${1%%/*} k=0 w=;d=${d:-/};t=${d%%/}/.${f##*/}.nameplate
 o=$({ [ ! -d "$f" ]||exit %[1]d;[ -d "$d" ]||{ (umask 022;mkdir -p "$d")||exit %[2]d;echo w;};rm -f "$t"&&:>"$t"||exit %[3]d;} 2>&1)||k=$?
-w=$o;}
-d(){ [ $k != 0 ]||o=$({ printf %%s "$1"|base64 -d>>"$t";} 2>&1)||k=%[3]d;}
+w=$o;[ $k != 0 ]||o=;}
+d(){ [ $k != 0 ]||o=$({ printf %%s "$1"|base64 -d>>"$t";} 2>&1);[ -z "$o" ]||[ $k != 0 ]||k=%[3]d;}
 f(){ [ $k != 0 ]||o=$({ h=$(sha256sum<"$t")&&[ "${h%%%% *}" = $2 ]||exit %[4]d
 [ -z "$4" ]||chown "$4" "$t"||exit %[5]d
 chmod $3 "$t"&&S "$t"&&mv -f "$t" "$f"||exit %[6]d

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"nameplate/records"
@@ -16,6 +17,7 @@ type orderCmd struct {
 	Open  orderOpenCmd  `cmd:"" help:"Open an order."`
 	List  orderListCmd  `cmd:"" help:"List orders."`
 	Show  orderShowCmd  `cmd:"" help:"Show an order."`
+	Pick  orderPickCmd  `cmd:"" help:"Let slots work on an order, until the station stops."`
 	Close orderCloseCmd `cmd:"" help:"Close an order: no further claims; claims for which nothing was made are given back."`
 }
 
@@ -71,6 +73,27 @@ func (c *orderShowCmd) Run(g *globals) error {
 		return err
 	}
 	return orderTable(g, []records.Order{o})
+}
+
+type orderPickCmd struct {
+	ID   string `arg:"" help:"The order's number."`
+	Slot string `help:"The slot; without it, all slots in which nothing runs."`
+}
+
+func (c *orderPickCmd) Run(g *globals) error {
+	client, err := g.client()
+	if err != nil {
+		return err
+	}
+	p, err := client.PickOrder(g.ctx, c.ID, c.Slot)
+	if err != nil {
+		return down(err, g.Dir)
+	}
+	fmt.Fprintf(g.out, "%s is the order of %s.\n", p.Order, strings.Join(p.Slots, ", "))
+	if len(p.Busy) > 0 {
+		fmt.Fprintf(g.out, "  a passage runs in %s: these keep their order\n", strings.Join(p.Busy, ", "))
+	}
+	return nil
 }
 
 func orderTable(g *globals, orders []records.Order) error {

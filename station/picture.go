@@ -8,6 +8,7 @@ import (
 	"unicode/utf8"
 
 	"nameplate/station/api"
+	"nameplate/station/web"
 )
 
 // scene is what the live view shows.
@@ -125,29 +126,17 @@ func state(s api.Slot) (text, colour string) {
 	return " · empty", grey
 }
 
-// share is the part of a passage that is behind a step's begin, and at its end,
-// in percent: about the time that each takes of a unit's.
-var share = map[string][2]int{
-	"identify": {0, 25}, "claim": {25, 30}, "resume": {30, 30}, "key": {30, 35}, "issue": {35, 40},
-	"write": {40, 80}, "verify": {80, 95}, "release": {95, 100},
-}
-
 func bar(s api.Slot, colour string) string {
-	percent := 0
 	switch {
 	case s.State == "empty" && s.Verdict != "":
 		return paint(grey, pad("board is out", barWidth+6))
 	case s.State == "running":
-		part := share[s.Step]
-		percent = part[0]
-		if s.Total > 0 {
-			percent += int(min(s.Done, s.Total) * int64(part[1]-part[0]) / s.Total)
-		}
 	case s.Verdict == "PASS":
-		percent, colour = 100, green
+		colour = green
 	default:
 		return strings.Repeat(" ", barWidth+6)
 	}
+	percent := web.Percent(s)
 	filled := percent * barWidth / 100
 	return paint(colour, strings.Repeat("█", filled)) + paint(grey, strings.Repeat("░", barWidth-filled)) + fmt.Sprintf(" %3d%% ", percent)
 }

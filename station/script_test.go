@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"nameplate/ca/authority"
 	"nameplate/station/api"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -68,7 +69,13 @@ func exampleSettings(e *testscript.Env) error {
 	if err != nil {
 		return err
 	}
-	if err := os.Mkdir(filepath.Join(line, "secrets"), 0o700); err != nil {
+	for _, dir := range []string{"secrets", "tpm-roots"} {
+		if err := os.Mkdir(filepath.Join(line, dir), 0o700); err != nil {
+			return err
+		}
+	}
+	maker, err := authority.CreateRoot("A TPM maker's root", time.Now())
+	if err != nil {
 		return err
 	}
 	for name, data := range map[string][]byte{
@@ -76,6 +83,8 @@ func exampleSettings(e *testscript.Env) error {
 		filepath.Join(line, "secrets", "customer-a.key"):      []byte("c2VydmljZSBrZXkgb2YgY3VzdG9tZXItYQ==\n"),
 		filepath.Join(line, "secrets", "customer-b.key"):      []byte("c2VydmljZSBrZXkgb2YgY3VzdG9tZXItYg==\n"),
 		filepath.Join(line, "secrets", "customer-b-root.pem"): root,
+		filepath.Join(line, "secrets", "gateway-console"):     []byte("open sesame\n"),
+		filepath.Join(line, "tpm-roots", "maker.pem"):         pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: maker.Certificate.Raw}),
 		filepath.Join(e.WorkDir, "passphrase"):                []byte("correct horse battery staple\n"),
 		filepath.Join(e.WorkDir, "other-passphrase"):          []byte("wrong\n"),
 		filepath.Join(e.WorkDir, "no-passphrase"):             nil,

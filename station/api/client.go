@@ -146,6 +146,11 @@ func (c *Client) StartSlot(ctx context.Context, slot, order string) error {
 	return err
 }
 
+// PickOrder makes an order that of a slot, or of all slots in which nothing runs.
+func (c *Client) PickOrder(ctx context.Context, order, slot string) (Picked, error) {
+	return call[Picked](ctx, c, "POST", "/orders/"+url.PathEscape(order)+"/pick", PickOrder{slot})
+}
+
 // CancelSlot stops the running passage.
 func (c *Client) CancelSlot(ctx context.Context, slot string) error {
 	_, err := call[none](ctx, c, "POST", "/slots/"+url.PathEscape(slot)+"/cancel", none{})

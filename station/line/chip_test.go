@@ -240,19 +240,24 @@ func (b *board) cut() {
 	}
 }
 
-// made counts the keys that the board has made and kept.
+// made is how many keys the board has made and kept.
 func (b *board) made() int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.keys
 }
 
-// keep is a file that is there from one instant to the next.
+func (b *board) count() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.keys++
+}
+
+// keep is a file that is there from one instant to the next; nil removes it.
 func (b *board) keep(key *ecdsa.PrivateKey) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.key = key
-	b.keys++
 }
 
 func (b *board) own() *ecdsa.PrivateKey {
@@ -316,9 +321,7 @@ func (w watched) Send(ctx context.Context, command []byte) ([]byte, error) {
 		return nil, err
 	}
 	if after == keyed {
-		w.board.mu.Lock()
-		w.board.keys++
-		w.board.mu.Unlock()
+		w.board.count()
 	}
 	return rsp, w.driver.moment(ctx, after, w.board)
 }
@@ -380,6 +383,7 @@ func (v *device) requestFile(ctx context.Context, commonName string) ([]byte, er
 			return nil, err
 		}
 		v.board.keep(key)
+		v.board.count()
 		if err := v.driver.moment(ctx, keyed, v.board); err != nil {
 			return nil, err
 		}
@@ -461,7 +465,7 @@ func (b *board) keyOf(t testing.TB, way string) string {
 	var public []byte
 	var err error
 	switch {
-	case b.made() == 0:
+	case way == ownKey && b.own() == nil, b.made() == 0:
 		return ""
 	case way == tpmKey:
 		needTool(t, "tpm2_readpublic")

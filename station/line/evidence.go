@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
+	"slices"
 	"time"
 
 	"nameplate/ca"
@@ -74,8 +75,11 @@ func (p *passage) askKey(ctx context.Context) error {
 		return fmt.Errorf("letting the device make its key: %w", err)
 	}
 	k := records.KeyEvidence{In: p.unit.Key, CSR: r.CSR}
-	if c := r.Certified; c != nil {
-		k.AK, k.Public, k.Attest, k.Signature = p.unit.AK, c.Public, c.Attest, c.Signature
+	if k.In == records.KeyInTPM {
+		k.AK = p.unit.AK
+		if c := r.Certified; c != nil {
+			k.Public, k.Attest, k.Signature = c.Public, c.Attest, c.Signature
+		}
 	}
 	if k.SPKI, err = evidence.CheckRequest(KeyRequest(k, p.unit.RegistrationID)); err != nil {
 		return err
@@ -104,18 +108,37 @@ func KeyRequest(k records.KeyEvidence, registrationID string) evidence.Request {
 		AK: k.AK, Public: k.Public, Attest: k.Attest, Signature: k.Signature}
 }
 
-// checkProofs holds each proof of possession against the key that it is about.
-func checkProofs(found flasher.Manifest) error {
-	for _, it := range found {
-		if it.Proof == nil {
-			continue
-		}
-		if ca.Digest(it.Proof.Public) != it.SHA256 {
-			return fmt.Errorf("checking the proof of %s: it is about another key", it.Name)
-		}
-		if err := evidence.CheckPossession(it.Proof.Challenge, it.Proof.Public, it.Proof.Signature); err != nil {
-			return fmt.Errorf("checking the proof of %s: %w", it.Name, err)
-		}
+// checkProofs holds what the board proved against the keys of the unit's identity.
+// A key that stays on the board is never read back: nothing but a proof says that
+// it is there.
+func checkProofs(u records.Unit, found flasher.Manifest) error {
+	var name, want string
+	switch {
+	case u.Attestation == records.TPM:
+		name, want = flasher.ItemEndorsementKey, ca.Digest(u.EK)
+	case u.Attestation == records.X509 && u.Key != records.KeyInjected:
+		name, want = flasher.ItemPrivateKey, u.Cert.SPKI
+	default:
+		return nil
+	}
+	i := slices.IndexFunc(found, func(it flasher.Item) bool {
+		return it.Name == name && it.How == flasher.ByPossession && it.SHA256 == want
+	})
+	switch {
+	case i < 0:
+		return fmt.Errorf("checking what the board proved: it is not possession of its %s", name)
+	case name == flasher.ItemEndorsementKey:
+		return nil // the family has let the TPM open a challenge of its own
+	}
+	var p flasher.Proof
+	if found[i].Proof != nil {
+		p = *found[i].Proof
+	}
+	if err := evidence.CheckPossession(p.Challenge, p.Public, p.Signature); err != nil {
+		return fmt.Errorf("checking the proof of %s: %w", name, err)
+	}
+	if ca.Digest(p.Public) != want {
+		return fmt.Errorf("checking the proof of %s: it is about another key", name)
 	}
 	return nil
 }

@@ -86,7 +86,7 @@ func (p *passage) resume(ctx context.Context) (Result, error) {
 		if err != nil {
 			return Continue, fmt.Errorf("reading the board: %w", err)
 		}
-		if len(want.Missing(found)) == 0 && checkProofs(found) == nil {
+		if len(want.Missing(found)) == 0 && checkProofs(u, found) == nil {
 			p.found = found
 			return Continue, nil
 		}
@@ -257,7 +257,7 @@ func (p *passage) verify(ctx context.Context) (Result, error) {
 				Sentence: fmt.Sprintf("The board does not hold what was written: %s differ.", strings.Join(missing, ", ")),
 				Next:     "Put it back once; if it happens again, set the board aside."}
 		}
-		if err := checkProofs(found); err != nil {
+		if err := checkProofs(p.unit, found); err != nil {
 			return Continue, err
 		}
 		p.found = found

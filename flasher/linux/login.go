@@ -18,7 +18,7 @@ import (
 const (
 	// listenFirst: a board that is just talking is heard out before anything is
 	// typed, or its boot loader would take it for a key that stops it.
-	listenFirst = 50 * time.Millisecond
+	listenFirst = 20 * time.Millisecond
 	// settle is how long text must have stopped before it counts as all there is;
 	// answerSettle is the same for a shell, which may be starting.
 	settle       = 300 * time.Millisecond
@@ -30,7 +30,7 @@ const (
 	askLimit = 8 * time.Second
 	// echoOff is how long a login gets to switch the echo off before a password is
 	// typed.
-	echoOff = 50 * time.Millisecond
+	echoOff = 20 * time.Millisecond
 	// lookLimit bounds a look at a console that never stops talking.
 	lookLimit = 10 * time.Second
 	// enterLimit bounds it all: a board that boots, slow profile scripts.
@@ -80,16 +80,22 @@ func newMark() mark {
 	var r [8]byte
 	_, _ = rand.Read(r[:]) // never fails
 	m := mark{token: fmt.Sprintf("np%x", r[4:]), a: binary.BigEndian.Uint16(r[:]), b: binary.BigEndian.Uint16(r[2:])}
-	m.answer = regexp.MustCompile(m.is() + `:(\d*):`)
+	m.answer = regexp.MustCompile(fmt.Sprintf(`%s%d:(\d*):`, m.token, int(m.a)+int(m.b)))
 	return m
 }
 
-// sum is what a shell must be told to print, is what it prints.
-func (m mark) sum() string { return fmt.Sprintf("%s$((%d+%d))", m.token, m.a, m.b) }
-func (m mark) is() string  { return fmt.Sprintf("%s%d", m.token, int(m.a)+int(m.b)) }
+// question is what asks a shell for the sum, and for the user.
+func (m mark) question() string {
+	return fmt.Sprintf("echo %s$((%d+%d)):$(id -u):", m.token, m.a, m.b)
+}
 
-// question is the line that asks for the sum, and for the user.
-func (m mark) question() string { return " echo " + m.sum() + ":$(id -u):" }
+// takeOver asks a shell the question from within a quiet one that takes its
+// place. A shell is interactive only where its input and its output are
+// terminals, so a pipe behind it silences it; after exec there is no other whose
+// history would be written at its end. A second time does no harm.
+func (m mark) takeOver() string {
+	return ` export H="${H:-$HISTFILE}";unset HISTFILE;exec sh -c 'stty -echo;` + m.question() + `;sh 2>&1|cat;stty echo' 3>&-`
+}
 
 // entrance is the way from an open port to a shell of root.
 type entrance struct {
@@ -108,8 +114,8 @@ type entrance struct {
 	idle   int    // of these, those at which the board did nothing by itself
 }
 
-// enter finds out where the console is and goes on from there until a shell of
-// root answers.
+// enter finds out where the console is and goes on from there until a quiet shell
+// of root answers.
 func (e *entrance) enter(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, enterLimit, errNoPrompt)
 	defer cancel()
@@ -133,11 +139,13 @@ func (e *entrance) enter(ctx context.Context) error {
 func (e *entrance) step(ctx context.Context, here place) (place, error) {
 	switch here {
 	case atShell:
-		if e.gave || e.named > 0 || e.left {
+		mine := e.gave || e.named > 0 || e.left
+		e.left = true
+		here, err := e.say(ctx, "exit", askLimit, settle)
+		if mine {
 			return here, notRoot(e.uid)
 		}
-		e.left = true
-		return e.say(ctx, "exit", askLimit, settle)
+		return here, err
 	case atLogin:
 		switch {
 		case e.gave:
@@ -168,7 +176,8 @@ func (e *entrance) step(ctx context.Context, here place) (place, error) {
 		}
 		e.gave, e.typed = true, ""
 		e.drop(len(e.in))
-		if err := e.send(ctx, append(bytes.Clone(e.who.Password), '\r')); err != nil {
+		line := append(make([]byte, 0, len(e.who.Password)+1), e.who.Password...) // wiped when it is sent
+		if err := e.send(ctx, append(line, '\r')); err != nil {
 			return nowhere, err
 		}
 		return e.look(ctx, askLimit, settle, lookLimit)
@@ -214,7 +223,7 @@ func (e *entrance) nudge(ctx context.Context) (place, error) {
 	case e.tries == interruptAt+1:
 		return e.say(ctx, "", 2*wakeLimit, settle)
 	}
-	return e.say(ctx, e.mark.question(), 2*wakeLimit, answerSettle)
+	return e.say(ctx, e.mark.takeOver(), 2*wakeLimit, answerSettle)
 }
 
 // say types a line and looks what comes of it.
@@ -253,7 +262,7 @@ func (e *entrance) look(ctx context.Context, first, settle, limit time.Duration)
 // place says where the text that came leaves us.
 func (e *entrance) place() place {
 	e.heard = e.heard || len(e.in) > 0
-	text := kernelText.ReplaceAll(plain(e.in), nil)
+	text := calm(plain(e.in))
 	if m := e.mark.answer.FindSubmatch(text); m != nil {
 		e.uid = string(m[1])
 		return atShell
@@ -268,6 +277,15 @@ func (e *entrance) place() place {
 		return nowhere // the echo
 	}
 	return unknown
+}
+
+// calm is text without the messages of the kernel, in memory of its own.
+func calm(text []byte) []byte {
+	out, from := make([]byte, 0, len(text)), 0
+	for _, at := range kernelText.FindAllIndex(text, -1) {
+		out, from = append(out, text[from:at[0]]...), at[1]
+	}
+	return append(out, text[from:]...)
 }
 
 func promptsLogin(text []byte) bool {

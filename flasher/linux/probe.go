@@ -30,9 +30,6 @@ func (d *device) probe(ctx context.Context) error {
 	if err := d.identify(ctx); err != nil {
 		return err
 	}
-	if err := d.room(ctx); err != nil {
-		return err
-	}
 	if d.options.TPM {
 		return d.openTPM(ctx)
 	}
@@ -41,34 +38,45 @@ func (d *device) probe(ctx context.Context) error {
 
 // identity reads who the board is, twice: what the kernel says of it comes from
 // buses that can err. The EFI variable is that of UEFI 2.10, 3.3; four bytes of
-// attributes come before its value. h says what is there.
+// attributes come before its value. h says what is there. w writes and removes a
+// file where the nearest folder of a path is, if the board is of the right model:
+// nobody is helped by an order's number that is given to a board that cannot keep
+// it.
 const identity = `
 r(){ printf %%s "$1";shift;for f do [ -r "$f" ]&&{ tr -cd " -~"<"$f";break;};done;echo;}
-i(){ r m /proc/device-tree/model /sys/firmware/devicetree/base/model /sys/class/dmi/id/product_name
-r s /proc/device-tree/serial-number /sys/firmware/devicetree/base/serial-number /sys/class/dmi/id/product_serial
+m(){ r m /proc/device-tree/model /sys/firmware/devicetree/base/model /sys/class/dmi/id/product_name;}
+i(){ m;r s /proc/device-tree/serial-number /sys/firmware/devicetree/base/serial-number /sys/class/dmi/id/product_serial
 r a /sys/class/net/%[1]s/address
 r t /sys/class/net/%[1]s/addr_assign_type;}
 a=$(i) b=$(i);[ "$a" = "$b" ]||exit %[2]d
 echo "$a";f=/sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c
 [ ! -r $f ]||echo b$(base64<$f)
 type openssl>/dev/null 2>&1&&echo o
+[ "$(m)" = m%[3]s ]&&g=1
 h(){ [ ! -e "$1" ]&&[ ! -L "$1" ]||echo "$1";}
+w(){ [ "$g" ]||return 0;d=$1;while [ ! -d "$d" ];do d=${d%%/*};d=${d:-/};done;f=$d/.nameplate
+x=$(dd if=/dev/zero of="$f" bs=16384 count=1 2>&1&&rm -f "$f" 2>&1)||{ rm -f "$f";echo "$x";exit %[4]d;};}
 `
 
 const tpmDevice = "/dev/tpmrm0"
 
 // identify learns who the board is and what it has, and refuses one that the
-// product is not for. Nothing is written on the board before that.
+// product is not for.
 func (d *device) identify(ctx context.Context) error {
 	o := d.options
-	wanted := []string{tpmDevice}
+	lines := []string{"h " + tpmDevice}
 	if o.Key.Module != "" {
-		wanted = append(wanted, o.Key.Module)
+		lines = append(lines, "h "+quoted(o.Key.Module))
 	}
+	var trials []string
 	for _, f := range append(stored(o), keyFile(o)...) {
-		wanted = append(wanted, f.Path)
+		lines = append(lines, "h "+quoted(f.Path))
+		if w := "w " + quoted(path.Dir(f.Path)); !slices.Contains(trials, w) {
+			trials = append(trials, w)
+		}
 	}
-	out, status, err := d.each(ctx, fmt.Sprintf(identity, o.Interface, statusDiffers), "h", wanted)
+	script := fmt.Sprintf(identity, o.Interface, statusDiffers, quoted(o.Chip), statusUnwritable)
+	out, status, err := d.shell.each(ctx, syncLimit, script, append(lines, trials...))
 	if err != nil {
 		return fmt.Errorf("identifying board: %w", err)
 	}
@@ -77,8 +85,12 @@ func (d *device) identify(ctx context.Context) error {
 	}
 	said, there := map[byte]string{}, map[string]bool{}
 	for line := range strings.Lines(string(out)) {
-		if line = strings.TrimSpace(line); line != "" {
-			said[line[0]], there[line] = strings.TrimSpace(line[1:]), true
+		line = strings.TrimSpace(line)
+		if there[line] = true; line == "" {
+			continue
+		}
+		if _, ok := said[line[0]]; !ok {
+			said[line[0]] = strings.TrimSpace(line[1:])
 		}
 	}
 	d.facts.Family, d.facts.Chip = (*Driver)(nil).Family(), said['m']
@@ -108,6 +120,9 @@ func (d *device) identify(ctx context.Context) error {
 		if !there["o"] {
 			return toolMissing("openssl")
 		}
+	}
+	if status != 0 {
+		return storageRefused(status, out)
 	}
 	return nil
 }
@@ -146,47 +161,4 @@ func security(variable string) flasher.Security {
 		return flasher.Security{Raw: "00"}
 	}
 	return flasher.Security{SecureBoot: raw[4] == 1, Raw: hex.EncodeToString(raw)}
-}
-
-// trial writes and removes a file where the nearest folder of a path is. Nobody is
-// helped by an order's number that is given to a board that cannot keep it.
-const trial = `
-w(){ d=$1;while [ ! -d "$d" ];do d=${d%%/*};d=${d:-/};done;f=$d/.nameplate
-x=$(dd if=/dev/zero of="$f" bs=16384 count=1 2>&1&&rm -f "$f" 2>&1)||{ rm -f "$f";echo "$x";exit %d;};}
-`
-
-// room makes sure that the places for the identity can be written.
-func (d *device) room(ctx context.Context) error {
-	var folders []string
-	for _, f := range append(stored(d.options), keyFile(d.options)...) {
-		if dir := path.Dir(f.Path); !slices.Contains(folders, dir) {
-			folders = append(folders, dir)
-		}
-	}
-	a, status, err := d.each(ctx, fmt.Sprintf(trial, statusUnwritable), "w", folders)
-	if err != nil {
-		return fmt.Errorf("looking for room: %w", err)
-	}
-	if status != 0 {
-		return storageRefused(status, a)
-	}
-	return nil
-}
-
-// each calls a function of the shell for each path, as many at once as a terminal
-// takes, and returns what they printed; up to the first that fails.
-func (d *device) each(ctx context.Context, definition, function string, paths []string) (out []byte, status int, err error) {
-	for len(paths) > 0 && status == 0 {
-		script := definition
-		for len(paths) > 0 && len(script)+4*len(paths[0]) < onTheWay-100 { // a quote takes four
-			script += function + " " + quoted(paths[0]) + "\n"
-			paths = paths[1:]
-		}
-		a, err := d.shell.run(ctx, syncLimit, script)
-		if err != nil {
-			return nil, 0, err
-		}
-		out, status = append(append(out, a.out...), '\n'), a.status
-	}
-	return out, status, nil
 }

@@ -13,21 +13,36 @@ import (
 	"nameplate/flasher"
 )
 
-// blockSize is how much of a file comes in one answer: at 9600 baud seven
-// seconds, and what has to come again if noise hits it.
-const blockSize = 4096
+const (
+	// blockSize is how much of a file comes in one answer, and has to come again if
+	// noise hits it.
+	blockSize = 4096
+	// blocksAtOnce is how many small files come in one answer.
+	blocksAtOnce = 4
+)
 
 // ReadBack implements flasher.Device: the files' bytes come back and are digested
 // here; a key signs what is drawn here, and the TPM opens a challenge made here.
 func (d *device) ReadBack(ctx context.Context, items []flasher.Item) (flasher.Manifest, error) {
 	defer d.shell.forget()
-	sizes, err := d.sizes(ctx, items)
+	var names []string
+	for _, it := range items {
+		if it.How == flasher.ByBytes && tidy(it.Name) {
+			names = append(names, it.Name)
+		}
+	}
+	files, err := d.readFiles(ctx, names)
+	defer func() {
+		for _, data := range files {
+			clear(data)
+		}
+	}()
 	if err != nil {
-		return nil, fmt.Errorf("looking for files: %w", err)
+		return nil, fmt.Errorf("reading files back: %w", err)
 	}
 	found := flasher.Manifest{}
 	for _, it := range items {
-		is, err := d.findItem(ctx, it, sizes)
+		is, err := d.findItem(ctx, it, files)
 		if err != nil {
 			return nil, fmt.Errorf("reading back %s: %w", it.Name, err)
 		}
@@ -39,82 +54,120 @@ func (d *device) ReadBack(ctx context.Context, items []flasher.Item) (flasher.Ma
 }
 
 // findItem returns the item as it is on the board, nil if it is not there.
-func (d *device) findItem(ctx context.Context, it flasher.Item, sizes map[string]int) (*flasher.Item, error) {
+func (d *device) findItem(ctx context.Context, it flasher.Item, files map[string][]byte) (*flasher.Item, error) {
 	switch {
 	case it.How == flasher.ByPossession && it.Name == flasher.ItemPrivateKey:
 		return d.provePrivateKey(ctx)
 	case it.How == flasher.ByPossession && it.Name == flasher.ItemEndorsementKey:
 		return d.proveEndorsementKey(ctx)
-	case it.How != flasher.ByBytes:
-		return nil, nil
 	}
-	size, ok := sizes[it.Name]
-	if !ok || size > largestFile {
+	data, ok := files[it.Name]
+	if !ok || it.How != flasher.ByBytes {
 		return nil, nil
 	}
 	salt, err := hex.DecodeString(it.Salt)
 	if err != nil {
 		return nil, fmt.Errorf("its salt is not hex: %w", err)
 	}
-	data, err := d.readFile(ctx, it.Name, size)
-	defer clear(data)
-	if err != nil {
-		return nil, err
-	}
 	is := flasher.NewItem(it.Name, salt, data, flasher.ByBytes)
 	return &is, nil
 }
 
-// measure prints the size of a file, if it is one.
-const measure = `g(){ [ ! -f "$1" ]||echo "$(wc -c<"$1") $1";}
+// reading prints a file's size and its first block, if it is a file; l prints
+// another block.
+const reading = `l(){ dd if="$1" bs=%[1]d skip=$2 count=1 2>/dev/null|base64;}
+g(){ [ ! -f "$1" ]||{ echo "$(wc -c<"$1") $1";l "$1" 0;};}
 `
 
-// sizes is how long the items' files are, those that are there.
-func (d *device) sizes(ctx context.Context, items []flasher.Item) (map[string]int, error) {
-	var paths []string
-	for _, it := range items {
-		if it.How == flasher.ByBytes && tidy(it.Name) {
-			paths = append(paths, it.Name)
+var errChanges = errors.New("a file changes while it is read")
+
+// readFiles returns the files that are there and not too large.
+func (d *device) readFiles(ctx context.Context, names []string) (map[string][]byte, error) {
+	files := map[string][]byte{}
+	for some := range slices.Chunk(names, blocksAtOnce) {
+		script := fmt.Sprintf(reading, blockSize)
+		for _, name := range some {
+			script += "g " + quoted(name) + "\n"
+		}
+		a, err := d.shell.run(ctx, runLimit, script)
+		if err != nil {
+			return files, err
+		}
+		sizes, err := firstBlocks(a.out, files)
+		if err != nil {
+			return files, err
+		}
+		for name, size := range sizes {
+			if files[name], err = d.readRest(ctx, name, size, files[name]); err != nil {
+				return files, err
+			}
 		}
 	}
-	out, status, err := d.each(ctx, measure, "g", paths)
-	if err != nil {
-		return nil, err
-	}
-	if status != 0 {
-		return nil, storageRefused(status, out)
-	}
+	return files, nil
+}
+
+// firstBlocks takes what g printed for some files: a line with size and name for
+// each, and base64, which has no spaces.
+func firstBlocks(out []byte, files map[string][]byte) (map[string]int, error) {
 	sizes := map[string]int{}
-	for line := range strings.Lines(string(out)) {
-		size, name, _ := strings.Cut(strings.TrimSpace(line), " ")
-		if n, err := strconv.Atoi(size); err == nil && n >= 0 {
+	for len(out) > 0 {
+		title, rest, _ := bytes.Cut(out, []byte("\n"))
+		size, name, ok := strings.Cut(strings.TrimSpace(string(title)), " ")
+		n, err := strconv.Atoi(size)
+		if !ok || err != nil || n < 0 {
+			return nil, fmt.Errorf("%q is not size and name of a file", title)
+		}
+		end := 0
+		for end < len(rest) {
+			line, _, _ := bytes.Cut(rest[end:], []byte("\n"))
+			if bytes.Contains(line, []byte(" ")) {
+				break
+			}
+			end = min(end+len(line)+1, len(rest))
+		}
+		block, err := unbase64(rest[:end])
+		if err == nil && len(block) > n {
+			err = errChanges
+		}
+		if err == nil && n <= largestFile {
+			files[name] = append(make([]byte, 0, n), block...)
 			sizes[name] = n
 		}
+		clear(block)
+		if err != nil {
+			return nil, err
+		}
+		out = rest[end:]
 	}
 	return sizes, nil
 }
 
-// readFile returns a file's bytes, in memory that is not moved: it may be a key.
-func (d *device) readFile(ctx context.Context, name string, size int) ([]byte, error) {
-	data := make([]byte, 0, size)
-	for len(data) < size {
-		a, err := d.shell.run(ctx, runLimit, fmt.Sprintf("dd if=%s bs=%d skip=%d count=1 2>/dev/null|base64", quoted(name), blockSize, len(data)/blockSize))
+// readRest returns the whole of a file whose first block is there, in the same
+// memory: it may be a key.
+func (d *device) readRest(ctx context.Context, name string, size int, data []byte) ([]byte, error) {
+	for {
+		if len(data) == size {
+			return data, nil
+		}
+		if len(data) > size || len(data)%blockSize != 0 {
+			return data, errChanges
+		}
+		a, err := d.shell.run(ctx, runLimit, fmt.Sprintf(reading+"l %[2]s %[3]d", blockSize, quoted(name), len(data)/blockSize))
 		if err != nil {
 			return data, err
 		}
 		block, err := unbase64(a.out)
-		room := size - len(data)
-		if err == nil && (len(block) == 0 || len(block) > room || len(block) < blockSize && len(block) < room) {
-			err = errors.New("the file changes while it is read")
+		if err == nil && len(block) == 0 || len(data)+len(block) > size {
+			err = errChanges
 		}
+		if err == nil {
+			data = append(data, block...)
+		}
+		clear(block)
 		if err != nil {
-			clear(block)
 			return data, err
 		}
-		data = append(data, block...)
-		clear(block)
 	}
-	return data, nil
 }
 
 // provePrivateKey lets the key that the board made sign a challenge.

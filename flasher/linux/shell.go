@@ -9,6 +9,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -19,9 +20,6 @@ import (
 // Limits of a conversation with a shell. Each is for silence or for one command,
 // beside the time that the bytes need on the wire.
 const (
-	// promptLimit is for a prompt of which we know nothing but that there may be
-	// one.
-	promptLimit = 50 * time.Millisecond
 	// startLimit is for the first words of the quiet shell.
 	startLimit = 10 * time.Second
 	// runLimit is for a command that only reads or computes.
@@ -90,62 +88,50 @@ type answer struct {
 	out    []byte // valid until the next answer
 }
 
-// openShell logs in and makes the shell quiet. It is interactive only where its
-// input and its output are terminals, so a pipe behind it silences it; exec takes
-// its parent away, whose history then has no end to be written at.
+// openShell logs in and prepares the shell. There is one to log out of also when
+// it fails, unless it is nil.
 func openShell(ctx context.Context, c *console, who flasher.Console) (*shell, error) {
 	e := &entrance{console: c, who: who, mark: newMark()}
 	if err := e.enter(ctx); err != nil {
 		return nil, err
 	}
-	// What is typed before its prompt is there, a shell echoes twice.
-	err := e.until(ctx, promptLimit, func() bool { return shellPrompt.Match(plain(e.in)) })
-	if err != nil && !errors.Is(err, errQuiet) {
-		return nil, err
-	}
-	ready := newMark()
-	ready.token = e.mark.token // by which the history knows our lines
 	var name [4]byte
 	_, _ = rand.Read(name[:]) // never fails
 	s := &shell{console: c, name: "n" + hex.EncodeToString(name[:])}
-	if err := s.begin(ctx, ready); err != nil {
-		return nil, err
+	said := regexp.MustCompile("<" + s.name + " tools([^<>]*) " + s.name + ">")
+	for try := 1; ; try++ {
+		tools, err := s.reply(ctx, fmt.Sprintf(prologue, s.name, e.mark.token), said)
+		missing := strings.Fields(tools)
+		switch {
+		case errors.Is(err, errDamaged) && try < runTries:
+			continue
+		case errors.Is(err, errDamaged), errors.Is(err, errQuiet):
+			err = noPrompt(err)
+		case err == nil && len(missing) > 0:
+			err = toolMissing(missing...)
+		}
+		return s, err
 	}
-	return s, nil
 }
 
-// begin starts the quiet shell and tells it what it needs.
-func (s *shell) begin(ctx context.Context, ready mark) error {
-	line := ` export H="$HISTFILE";unset HISTFILE;exec sh -c 'stty -echo;echo ` + ready.sum() + `;sh 2>&1|cat;stty echo' 3>&-` + "\r"
-	ctx, cancel := context.WithTimeoutCause(ctx, startLimit+s.wire(len(line)+len(prologue)), errNoPrompt)
+// reply types lines and waits for what they print; errDamaged says that something
+// was printed, but not that.
+func (s *shell) reply(ctx context.Context, lines string, want *regexp.Regexp) (string, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, startLimit+s.wire(len(lines)), errQuiet)
 	defer cancel()
 	s.drop(len(s.in))
-	err := s.send(ctx, []byte(line))
-	if err == nil {
-		err = s.until(ctx, startLimit, func() bool { return bytes.Contains(s.in, []byte(ready.is()+"\n")) })
+	err := s.send(ctx, []byte(lines))
+	for quiet := startLimit; err == nil; quiet = damageLimit {
+		err = s.more(ctx, quiet)
+		if m := want.FindSubmatch(calm(plain(s.in))); m != nil {
+			s.drop(len(s.in))
+			return string(m[len(m)-1]), nil
+		}
 	}
-	s.drop(len(s.in))
-	if err == nil {
-		err = s.send(ctx, fmt.Appendf(nil, prologue, s.name, ready.token))
+	if errors.Is(err, errQuiet) && len(s.in) > 0 && ctx.Err() == nil {
+		return "", errDamaged
 	}
-	var missing []string
-	if err == nil {
-		open, shut := []byte("<"+s.name+" tools"), []byte(" "+s.name+">")
-		err = s.until(ctx, startLimit, func() bool {
-			_, rest, begun := bytes.Cut(s.in, open)
-			tools, _, whole := bytes.Cut(rest, shut)
-			missing = strings.Fields(string(tools))
-			return begun && whole
-		})
-	}
-	s.drop(len(s.in))
-	switch {
-	case errors.Is(err, errQuiet) || errors.Is(err, errNoPrompt):
-		return noPrompt(err)
-	case err == nil && len(missing) > 0:
-		return toolMissing(missing...)
-	}
-	return err
+	return "", err
 }
 
 // run lets the board run a script that is harmless to repeat, and returns what it
@@ -171,6 +157,24 @@ func (s *shell) try(ctx context.Context, limit time.Duration, script string) (an
 		return answer{}, err
 	}
 	return s.answer(ctx, limit, seq)
+}
+
+// each runs lines behind the definitions that they need, as many at once as a
+// terminal takes, and returns what they printed, up to the first that fails.
+func (s *shell) each(ctx context.Context, limit time.Duration, definitions string, lines []string) (out []byte, status int, err error) {
+	for len(lines) > 0 && status == 0 {
+		script := definitions
+		for len(lines) > 0 && len(script)+len(lines[0]) < onTheWay-50 {
+			script += lines[0] + "\n"
+			lines = lines[1:]
+		}
+		a, err := s.run(ctx, limit, script)
+		if err != nil {
+			return nil, 0, err
+		}
+		out, status = append(append(out, a.out...), '\n'), a.status
+	}
+	return out, status, nil
 }
 
 // status lets this very shell run commands, one of which may be lost with all of
@@ -276,7 +280,7 @@ func (s *shell) frame() (frame, bool) {
 	f, used := parseFrame(s.in, s.name)
 	if !f.sound && bytes.Contains(s.in, []byte("[")) {
 		clear(s.mend)
-		s.mend = kernelText.ReplaceAll(s.in, nil)
+		s.mend = calm(s.in)
 		if mended, _ := parseFrame(s.mend, s.name); mended.sound {
 			f, used = mended, len(s.in)
 		}
@@ -332,7 +336,7 @@ func (s *shell) explain(ctx context.Context, err error) error {
 	}
 	e := &entrance{console: s.console, mark: newMark()}
 	here := e.place()
-	for _, line := range []string{"", e.mark.question() + "$n"} {
+	for _, line := range []string{"", " " + e.mark.question() + "$n"} {
 		if here > unknown {
 			break
 		}

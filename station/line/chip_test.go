@@ -288,9 +288,20 @@ func (v *device) openTPM(ctx context.Context) error {
 	return err
 }
 
+// closeTPM ends the conversation, and does what the kernel does when the TPM's file
+// is closed: it gives back what an operation that was broken off has left.
 func (v *device) closeTPM(ctx context.Context) {
+	if v.board.chip == nil {
+		return
+	}
 	if v.tpm != nil {
 		v.tpm.Close(ctx) // one that lost its power has nothing to give back
+	}
+	for handle := range uint32(3) {
+		for _, kind := range []uint32{0x80000000, 0x03000000} { // transient keys, policy sessions
+			flush := []byte{0x80, 1, 0, 0, 0, 14, 0, 0, 1, 0x65} // TPM2_FlushContext
+			v.board.chip.Send(ctx, binary.BigEndian.AppendUint32(flush, kind+handle))
+		}
 	}
 }
 
@@ -300,9 +311,6 @@ type watched struct{ *device }
 
 func (w watched) Send(ctx context.Context, command []byte) ([]byte, error) {
 	const evictControl, certify = 0x120, 0x148
-	if err := w.same(); err != nil {
-		return nil, err
-	}
 	before, after := "", ""
 	switch binary.BigEndian.Uint32(command[6:]) {
 	case evictControl:
@@ -314,6 +322,9 @@ func (w watched) Send(ctx context.Context, command []byte) ([]byte, error) {
 		before = certifying
 	}
 	if err := w.driver.moment(ctx, before, w.board); err != nil {
+		return nil, err
+	}
+	if err := w.same(); err != nil {
 		return nil, err
 	}
 	rsp, err := w.board.tpm.Send(ctx, command)

@@ -71,10 +71,13 @@ type place struct {
 
 func at(b *board) *place { return &place{board: b} }
 
-// put exchanges the board; nil takes it out.
+// put exchanges the board; nil takes it out. What is taken out has no power.
 func (p *place) put(b *board) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.board != nil && p.board != b {
+		p.board.cut()
+	}
 	p.board = b
 }
 

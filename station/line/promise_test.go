@@ -105,23 +105,31 @@ func (v planlessDevice) Plan(id flasher.Identity) (flasher.Plan, error) {
 
 // P4: what the ledger keeps of a PASS says what was found, item by item, and how.
 func TestP4RecordSaysWhatWasFound(t *testing.T) {
-	for _, attestation := range attestations {
+	for _, way := range ways {
 		s := newStation(t, &fakeDriver{})
-		b := newBoard("a")
-		wantVerdict(t, s.passage(at(b), s.order(attestation, 1)), records.Pass, "")
+		b := boardFor(t, way, "a")
+		wantVerdict(t, s.passage(at(b), s.order(way, 1)), records.Pass, "")
 		for _, e := range s.events() {
 			verified, ok := s.body(e).(records.UnitVerified)
 			if !ok {
 				continue
 			}
-			if len(verified.Found) != len(b.items) {
-				t.Errorf("%d items were found, the board holds %d", len(verified.Found), len(b.items))
-			}
+			read := 0
 			for _, it := range verified.Found {
+				if it.How == string(flasher.ByPossession) {
+					if (it.Proof != nil) != hasOwnKey(way) {
+						t.Errorf("%s: found %+v", way, it)
+					}
+					continue
+				}
+				read++
 				want := flasher.NewItem(it.Name, unhex(it.Salt), b.items[it.Name], flasher.ByBytes)
 				if recordOf(want) != it || isSecret(it.Name) && it.Salt == "" {
 					t.Errorf("found %+v, want %+v", it, want)
 				}
+			}
+			if read != len(b.items) {
+				t.Errorf("%d items were read, the board holds %d", read, len(b.items))
 			}
 		}
 	}

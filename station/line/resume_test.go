@@ -332,14 +332,23 @@ func TestP3WhatArrivedIsNotWrittenAgain(t *testing.T) {
 // A passage that somebody cancels, that runs into its limit, or that loses its
 // board in mid-write ends with an ERROR, and the next one finishes the unit.
 func TestP3BrokenOffAndFinished(t *testing.T) {
-	for _, attestation := range attestations {
-		t.Run(attestation, func(t *testing.T) {
+	for _, way := range ways {
+		t.Run(way, func(t *testing.T) {
 			d := &fakeDriver{}
 			s := newStation(t, d)
-			order, b := s.order(attestation, 1), newBoard("a")
+			order, b := s.order(way, 1), boardFor(t, way, "a")
 			place := at(b)
 			w := s.slot("slot-1", place, nil)
 
+			if hasTPM(way) {
+				d.at(activating, func(context.Context, *board) error { place.put(nil); return nil })
+				wantVerdict(t, w.pass(order), records.Error, "link-lost")
+				place.put(b)
+			}
+			if hasOwnKey(way) {
+				d.at(keyed, func(context.Context, *board) error { return link.ErrGone })
+				wantVerdict(t, w.pass(order), records.Error, "link-lost")
+			}
 			d.at(halfway, func(ctx context.Context, _ *board) error { must(t, w.Cancel(badge)); <-ctx.Done(); return ctx.Err() })
 			wantVerdict(t, w.pass(order), records.Error, "cancelled")
 			d.at(halfway, func(context.Context, *board) error { place.put(nil); return link.ErrGone })
@@ -349,6 +358,9 @@ func TestP3BrokenOffAndFinished(t *testing.T) {
 			d.at(reading, func(context.Context, *board) error { return context.DeadlineExceeded })
 			wantVerdict(t, w.pass(order), records.Error, "step-timeout")
 			wantVerdict(t, w.pass(order), records.Pass, "")
+			if hasOwnKey(way) && b.made() != 1 {
+				t.Errorf("the board made %d keys", b.made())
+			}
 			s.holds(b, s.unit())
 			s.oneIdentity(order, 1)
 		})
@@ -413,17 +425,21 @@ func TestSecretThatMaySitOnOneBoardIsNeverWrittenToAnother(t *testing.T) {
 // A board that is exchanged in mid-passage gets nothing of what was made for the
 // first, becomes a unit of its own, and the first is finished when it returns.
 func TestBoardSwappedInMidPassage(t *testing.T) {
-	for _, moment := range []string{writing, reading} {
-		for _, attestation := range attestations {
-			t.Run(moment+"/"+attestation, func(t *testing.T) {
+	for _, moment := range []string{activating, asking, certifying, writing, reading} {
+		for _, way := range ways {
+			if moment == activating && !hasTPM(way) || moment == asking && !hasOwnKey(way) || moment == certifying && way != tpmKey {
+				continue
+			}
+			t.Run(moment+"/"+way, func(t *testing.T) {
+				t.Parallel()
 				d := &fakeDriver{}
 				s := newStation(t, d)
-				order, first, second := s.order(attestation, 2), newBoard("first"), newBoard("second")
+				order, first, second := s.order(way, 2), boardFor(t, way, "first"), boardFor(t, way, "second")
 				place := at(first)
 				d.at(moment, func(context.Context, *board) error { place.put(second); return nil })
 				wantVerdict(t, s.passage(place, order), records.Error, "board-swapped")
-				if second.written() != 0 {
-					t.Error("the second board was written to")
+				if second.written() != 0 || second.made() != 0 {
+					t.Error("the second board was written to, or made a key")
 				}
 				wantVerdict(t, s.passage(place, order), records.Pass, "")
 				place.put(first)

@@ -17,24 +17,28 @@ func TestP9EveryWaitEnds(t *testing.T) {
 	const soon = 10 * time.Millisecond
 	tests := []struct {
 		name   string
+		way    string
 		moment string
 		limit  func(*line.Limits)
 		step   string
 	}{
-		{"identify", probing, func(l *line.Limits) { l.Identify = soon }, "identify"},
-		{"write", halfway, func(l *line.Limits) { l.Write = soon }, "write"},
-		{"verify", reading, func(l *line.Limits) { l.Verify = soon }, "verify"},
-		{"passage", halfway, func(l *line.Limits) { l.Passage = time.Second }, "write"},
+		{"identify", records.SymmetricKey, probing, func(l *line.Limits) { l.Identify = soon }, "identify"},
+		{"activate", records.TPM, activating, func(l *line.Limits) { l.Identify = time.Second }, "identify"},
+		{"key", ownKey, making, func(l *line.Limits) { l.Write = soon }, "key"},
+		{"certify", tpmKey, certifying, func(l *line.Limits) { l.Write = time.Second }, "key"},
+		{"write", records.SymmetricKey, halfway, func(l *line.Limits) { l.Write = soon }, "write"},
+		{"verify", records.SymmetricKey, reading, func(l *line.Limits) { l.Verify = soon }, "verify"},
+		{"passage", records.SymmetricKey, halfway, func(l *line.Limits) { l.Passage = time.Second }, "write"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			d := &fakeDriver{}
 			s := newStation(t, d)
-			order := s.order(records.SymmetricKey, 2)
+			order := s.order(tt.way, 2)
 			limits := s.limits
 			tt.limit(&s.limits)
-			place := at(newBoard("stuck"))
+			place := at(boardFor(t, tt.way, "stuck"))
 			w := s.slot("slot-1", place, nil)
 			let := false
 			d.on = func(ctx context.Context, moment string, b *board) error {
@@ -56,7 +60,7 @@ func TestP9EveryWaitEnds(t *testing.T) {
 				t.Error("the board was not let go")
 			}
 			s.limits = limits
-			place.put(newBoard("next"))
+			place.put(boardFor(t, tt.way, "next"))
 			wantVerdict(t, w.pass(order), records.Pass, "")
 			s.replays()
 		})
@@ -66,48 +70,60 @@ func TestP9EveryWaitEnds(t *testing.T) {
 // A ledger or an authority that hangs holds a slot no longer than the person who
 // cancels wants.
 func TestP9CancelReachesEveryStep(t *testing.T) {
-	for _, moment := range []string{probing, writing, halfway, written, reading} {
-		t.Run(moment, func(t *testing.T) {
-			d := &fakeDriver{}
-			s := newStation(t, d)
-			order, b := s.order(records.X509, 1), newBoard("a")
-			w := s.slot("slot-1", at(b), nil)
-			d.at(moment, func(ctx context.Context, _ *board) error {
-				must(t, w.Cancel(badge))
-				<-ctx.Done()
-				return fmt.Errorf("talking to the board: %w", context.Cause(ctx))
+	moments := map[string][]string{
+		records.X509: {probing, writing, halfway, written, reading},
+		ownKey:       {asking, making, keyed, requested},
+		tpmKey:       {activating, activated, asking, making, keyed, certifying, requested},
+	}
+	for way, all := range moments {
+		for _, moment := range all {
+			t.Run(moment+"/"+way, func(t *testing.T) {
+				d := &fakeDriver{}
+				s := newStation(t, d)
+				order, b := s.order(way, 1), boardFor(t, way, "a")
+				w := s.slot("slot-1", at(b), nil)
+				d.at(moment, func(ctx context.Context, _ *board) error {
+					must(t, w.Cancel(badge))
+					<-ctx.Done()
+					return fmt.Errorf("talking to the board: %w", context.Cause(ctx))
+				})
+				wantVerdict(t, w.pass(order), records.Error, "cancelled")
+				if open, err := s.book.OpenPassages(s.ctx); err != nil || len(open) > 0 {
+					t.Errorf("%d passages are open (%v)", len(open), err)
+				}
+				wantVerdict(t, w.pass(order), records.Pass, "")
+				s.oneIdentity(order, 1)
 			})
-			wantVerdict(t, w.pass(order), records.Error, "cancelled")
-			if open, err := s.book.OpenPassages(s.ctx); err != nil || len(open) > 0 {
-				t.Errorf("%d passages are open (%v)", len(open), err)
-			}
-			wantVerdict(t, w.pass(order), records.Pass, "")
-			s.oneIdentity(order, 1)
-		})
+		}
 	}
 }
 
 // A cancel that comes when the fact is on disk already changes nothing of it, and
 // the passage is closed once.
 func TestCancelAfterTheFact(t *testing.T) {
-	for _, kind := range []records.Kind{"unit.identified", "identity.claimed", "certificate.issued", "write.begun", "unit.verified", "unit.released"} {
-		t.Run(string(kind), func(t *testing.T) {
-			s := newStation(t, &fakeDriver{})
-			order, b := s.order(records.X509, 1), newBoard("a")
-			var w *slot
-			w = s.slot("slot-1", at(b), func(c *line.Config) {
-				c.Ledger = afterwards{s.book, kind, func() { w.Cancel(badge) }}
+	for _, way := range []string{records.X509, ownKey, tpmKey} {
+		for _, kind := range []records.Kind{"unit.identified", "evidence.accepted", "identity.claimed", "certificate.issued", "write.begun", "unit.verified", "unit.released"} {
+			if !slices.Contains(path(way), kind) {
+				continue
+			}
+			t.Run(string(kind)+"/"+way, func(t *testing.T) {
+				s := newStation(t, &fakeDriver{})
+				order, b := s.order(way, 1), boardFor(t, way, "a")
+				var w *slot
+				w = s.slot("slot-1", at(b), func(c *line.Config) {
+					c.Ledger = afterwards{s.book, kind, func() { w.Cancel(badge) }}
+				})
+				// The next event may still be on its way to the ledger: then it counts.
+				if st := w.pass(order); st.Verdict != records.Pass {
+					wantVerdict(t, st, records.Error, "cancelled")
+					wantVerdict(t, s.passage(at(b), order), records.Pass, "")
+				}
+				if open, err := s.book.OpenPassages(s.ctx); err != nil || len(open) > 0 {
+					t.Errorf("%d passages are open (%v)", len(open), err)
+				}
+				s.oneIdentity(order, 1)
 			})
-			// The next event may still be on its way to the ledger: then it counts.
-			if st := w.pass(order); st.Verdict != records.Pass {
-				wantVerdict(t, st, records.Error, "cancelled")
-				wantVerdict(t, s.passage(at(b), order), records.Pass, "")
-			}
-			if open, err := s.book.OpenPassages(s.ctx); err != nil || len(open) > 0 {
-				t.Errorf("%d passages are open (%v)", len(open), err)
-			}
-			s.oneIdentity(order, 1)
-		})
+		}
 	}
 }
 

@@ -33,6 +33,9 @@ const (
 	step    = "github.com/smallstep/certificates/..."
 	stepLib = "go.step.sm/crypto/..."
 	serial  = "go.bug.st/serial/..."
+
+	goTPM    = "github.com/google/go-tpm/..."
+	chromedp = "github.com/chromedp/..."
 )
 
 var rules = []rule{
@@ -56,8 +59,12 @@ var rules = []rule{
 		from: []string{"nameplate/..."}, not: []string{"nameplate/records/ledger"}, deny: []string{drivers, sqlPkg}},
 	{why: "only the link opens serial ports",
 		from: []string{"nameplate/..."}, not: []string{"nameplate/flasher/link"}, deny: []string{serial}},
+	{why: "only the TPM's rooms and its checks speak its structures",
+		from: []string{"nameplate/..."}, not: []string{"nameplate/flasher/tpm", "nameplate/ca/ek", "nameplate/ca/evidence", "nameplate/fixtures/..."}, deny: []string{goTPM}},
+	{why: "a browser is for tests",
+		from: []string{"nameplate/..."}, not: []string{"nameplate/fixtures/browser"}, deny: []string{chromedp}},
 	{why: "a small program can check a batch",
-		from: []string{"nameplate/records/batch/..."}, deny: []string{drivers, sqlPkg, step, stepLib, serial, "nameplate/flasher/..."}, deep: true},
+		from: []string{"nameplate/records/batch/..."}, deny: []string{drivers, sqlPkg, step, stepLib, serial, goTPM, "nameplate/flasher/..."}, deep: true},
 	{why: "the line runs without people, printers and other systems",
 		from: []string{"nameplate/station/line"}, deny: []string{"nameplate/station/people/...", "nameplate/station/label/...", "nameplate/station/mes/...", "nameplate/station/anchor/..."}, deep: true},
 	{why: "settings are read with the nouns alone",

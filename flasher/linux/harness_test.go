@@ -2,6 +2,7 @@ package linux_test
 
 import (
 	"context"
+	"sync"
 	"sync/atomic"
 
 	"nameplate/fixtures/tpm"
@@ -34,4 +35,37 @@ type counted struct {
 func (s counted) Send(ctx context.Context, command []byte) ([]byte, error) {
 	s.c.n.Add(1)
 	return s.Sender.Send(ctx, command)
+}
+
+// keeper keeps every buffer that the driver reads into or writes from.
+type keeper struct {
+	link.Port
+	mu      sync.Mutex
+	buffers [][]byte
+}
+
+func (k *keeper) Open(ctx context.Context, m link.Mode) (link.Link, error) {
+	l, err := k.Port.Open(ctx, m)
+	return keptLink{l, k}, err
+}
+
+func (k *keeper) keep(b []byte) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.buffers = append(k.buffers, b)
+}
+
+type keptLink struct {
+	link.Link
+	to *keeper
+}
+
+func (l keptLink) Read(ctx context.Context, b []byte) (int, error) {
+	l.to.keep(b)
+	return l.Link.Read(ctx, b)
+}
+
+func (l keptLink) Write(ctx context.Context, b []byte) error {
+	l.to.keep(b)
+	return l.Link.Write(ctx, b)
 }

@@ -53,6 +53,9 @@ func checkOptions(o flasher.Options) error {
 	if !interfaceForm.MatchString(o.Interface) || strings.Trim(o.Interface, ".") == "" {
 		return fmt.Errorf("%q is not a network interface", o.Interface)
 	}
+	if u := o.Console.User; len(u) > 64 || strings.ContainsFunc(u, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		return fmt.Errorf("%q is not a user", u)
+	}
 	used := map[string]bool{}
 	for _, f := range append(stored(o), keyFile(o)...) {
 		switch {

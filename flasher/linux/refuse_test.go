@@ -2,6 +2,7 @@ package linux_test
 
 import (
 	"bytes"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"os"
@@ -83,6 +84,8 @@ func TestProbeRefuses(t *testing.T) {
 			fits(`"../eth0" is not a network interface`)},
 		{"interface that is a folder", boards.LinuxConfig{}, func(o *flasher.Options) { o.Interface = ".." }, misfit,
 			fits(`".." is not a network interface`)},
+		{"user with a line end", boards.LinuxConfig{}, func(o *flasher.Options) { o.Console.User = "root\n" }, misfit,
+			fits(`"root\n" is not a user`)},
 		{"path with a way up", boards.LinuxConfig{}, func(o *flasher.Options) { o.Store.Config.Path = "/etc/../root/x" }, misfit,
 			fits(`"/etc/../root/x" is not an absolute path of a file`)},
 		{"path with a line end", boards.LinuxConfig{}, func(o *flasher.Options) { o.Store.Config.Path = "/etc/a\nreboot" }, misfit,
@@ -529,6 +532,102 @@ func TestPlanRefuses(t *testing.T) {
 			if want := "This identity cannot be stored as the product file says: " + tt.says + "."; r.Sentence != want {
 				t.Errorf("it says %q, want %q", r.Sentence, want)
 			}
+		})
+	}
+}
+
+// Neither the password nor a key stays in the buffers of the conversation, whether
+// it comes to its end or the cable goes in the middle of a write.
+func TestNoSecretStays(t *testing.T) {
+	for name, pull := range map[string]string{"whole": "", "cut": "d W3By"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			ctx, f := within(t), newFixture(t)
+			f.insert(t, boards.LinuxConfig{Faults: boards.LinuxFaults{PullAtText: pull}})
+			k := &keeper{Port: f.port}
+			d, err := linux.New().Probe(ctx, k, aziotOptions())
+			if err != nil {
+				t.Fatal(err)
+			}
+			plan := mustPlan(t, d, symmetric())
+			if err := d.Write(ctx, plan, nil); (err == nil) != (pull == "") {
+				t.Fatal(err)
+			}
+			if pull == "" {
+				mustReadBack(t, ctx, d, plan.Manifest)
+			}
+			_ = d.Close(ctx)
+			text := base64.StdEncoding.EncodeToString(plan.Segments[0].Data)
+			for _, b := range k.buffers {
+				if bytes.Contains(b, []byte(password)) || bytes.Contains(b, []byte(text[:30])) {
+					t.Errorf("a buffer of %d bytes holds a secret", len(b))
+				}
+			}
+		})
+	}
+}
+
+// A TPM that does not prove that it holds the keys it shows has shown nothing.
+func TestLyingTPMShowsNothing(t *testing.T) {
+	t.Parallel()
+	ctx, f := within(t), newFixture(t)
+	f.insert(t, boards.LinuxConfig{TPMState: newTPM(t, tpm.Config{}), TPMWrap: func(s tpm.Sender) tpm.Sender {
+		return tpm.Liar(tpm.WrongActivation, s, nil)
+	}})
+	o := aziotOptions()
+	o.TPM = true
+	d := mustProbe(t, ctx, f, o)
+	plan := mustPlan(t, d, identity(flasher.TPM))
+	mustWrite(t, ctx, d, plan)
+	missing := plan.Manifest.Missing(mustReadBack(t, ctx, d, plan.Manifest))
+	if len(missing) != 1 || missing[0] != flasher.ItemEndorsementKey {
+		t.Errorf("%v missing", missing)
+	}
+}
+
+// Wherever the power goes while a key is made, the next attempt ends with one key,
+// whole, and its request.
+func TestKeyIsMadeWheneverThePowerGoes(t *testing.T) {
+	for _, tt := range []struct {
+		text string
+		held bool // the key is there afterwards
+	}{{"genpkey", false}, {"pkeyutl", true}} {
+		t.Run(tt.text, func(t *testing.T) {
+			t.Parallel()
+			ctx, f := within(t), newFixture(t)
+			b := f.insert(t, boards.LinuxConfig{OpenSSL: true, Faults: boards.LinuxFaults{PullAtText: tt.text}})
+			o := keyOptions()
+			name := filepath.Join(b.Root(), o.Key.File.Path)
+			d := mustProbe(t, ctx, f, o)
+			if _, err := d.Can().Keys.Request(ctx, "gw-00017"); !errors.Is(err, link.ErrGone) {
+				t.Fatalf("got %v", err)
+			}
+			_ = d.Close(ctx)
+			before, err := os.ReadFile(name)
+			if (err == nil) != tt.held {
+				t.Fatal(err)
+			}
+			if err := f.socket.AwaitEmpty(ctx); err != nil {
+				t.Fatal(err)
+			}
+			if err := f.socket.Insert(b); err != nil {
+				t.Fatal(err)
+			}
+			again := mustProbe(t, ctx, f, o)
+			if again.Facts().KeyHeld != tt.held {
+				t.Errorf("key held: %v", again.Facts().KeyHeld)
+			}
+			request, err := again.Can().Keys.Request(ctx, "gw-00017")
+			if err != nil {
+				t.Fatal(err)
+			}
+			after, err := os.ReadFile(name)
+			if err != nil || tt.held && !bytes.Equal(before, after) || len(leftovers(t, filepath.Dir(name))) > 0 {
+				t.Error("the key is not the one that was made first, or something is left beside it", err)
+			}
+			plan := mustPlan(t, again, certified(t, request.CSR))
+			mustWrite(t, ctx, again, plan)
+			checkPossession(t, plan, mustReadBack(t, ctx, again, plan.Manifest), request.CSR)
 		})
 	}
 }

@@ -63,7 +63,7 @@ z(){ s=$1 e=$2;y 0;}
 S(){ sync "$@"||sync;}
 D(){ S "$1";[ -z "$2" ]||[ "$1" = / ]||{ set -- "${1%%/*}" w;D "${1:-/}" w;};}
 H=${H:-$HOME/.ash_history};[ -f "$H" ]&&grep -q %[2]s "$H"&&sed -i /%[2]s/d "$H"&&{ [ -s "$H" ]||rm -f "$H";}
-m=;for c in base64 cat chmod chown cut dd mkdir mv printf rm sha256sum sync tr;do type $c>/dev/null 2>&1||m="$m $c";done
+m=;for c in base64 cat chmod chown dd mkdir mv printf rm sha256sum sync tr wc;do type $c>/dev/null 2>&1||m="$m $c";done
 printf %%s "<$n tools$m $n>"
 `
 
@@ -95,22 +95,32 @@ func openShell(ctx context.Context, c *console, who flasher.Console) (*shell, er
 	if err := e.enter(ctx); err != nil {
 		return nil, err
 	}
+	s := newShell(c)
+	return s, s.prepare(ctx, e.mark)
+}
+
+func newShell(c *console) *shell {
 	var name [4]byte
 	_, _ = rand.Read(name[:]) // never fails
-	s := &shell{console: c, name: "n" + hex.EncodeToString(name[:])}
+	return &shell{console: c, name: "n" + hex.EncodeToString(name[:])}
+}
+
+// prepare tells the shell what it needs. m is in the lines that its history has to
+// forget.
+func (s *shell) prepare(ctx context.Context, m mark) error {
 	said := regexp.MustCompile("<" + s.name + " tools([^<>]*) " + s.name + ">")
 	for try := 1; ; try++ {
-		tools, err := s.reply(ctx, fmt.Sprintf(prologue, s.name, e.mark.token), said)
+		tools, err := s.reply(ctx, fmt.Sprintf(prologue, s.name, m.token), said)
 		missing := strings.Fields(tools)
 		switch {
 		case errors.Is(err, errDamaged) && try < runTries:
 			continue
 		case errors.Is(err, errDamaged), errors.Is(err, errQuiet):
-			err = noPrompt(err)
+			return noPrompt(err)
 		case err == nil && len(missing) > 0:
-			err = toolMissing(missing...)
+			return toolMissing(missing...)
 		}
-		return s, err
+		return err
 	}
 }
 
@@ -334,15 +344,19 @@ func (s *shell) explain(ctx context.Context, err error) error {
 	if !errors.Is(err, errQuiet) || ctx.Err() != nil {
 		return err
 	}
+	ctx, cancel := context.WithTimeoutCause(ctx, 3*whoLimit, err)
+	defer cancel()
 	e := &entrance{console: s.console, mark: newMark()}
 	here := e.place()
 	for _, line := range []string{"", " " + e.mark.question() + "$n"} {
 		if here > unknown {
 			break
 		}
-		var lost error
-		if here, lost = e.say(ctx, line, whoLimit, settle); lost != nil {
-			return lost
+		var failed error
+		if here, failed = e.say(ctx, line, whoLimit, settle); errors.Is(failed, err) {
+			break // the console does not even take what is typed
+		} else if failed != nil {
+			return failed
 		}
 	}
 	switch {

@@ -90,7 +90,8 @@ func login(p *played, text string) {
 			p.later(3*time.Second, "Login incorrect\r\ngateway login: ")
 			return
 		}
-		p.say("\r\nLast login: Mon Nov 23 11:22:31 on ttyS0\r\n")
+		p.say("\r\nLast login: ")
+		p.later(100*time.Millisecond, "Mon Nov 23 11:22:31 on ttyS0\r\n")
 		p.later(time.Second, "Welcome! Use of this console is denied to everybody else.\r\nroot@gateway:~# ")
 		p.line = func(p *played, text string) { p.shell("root@gateway:~# ", text) }
 	default:
@@ -134,12 +135,21 @@ func TestEntrance(t *testing.T) {
 			}, try: 1},
 		{name: "returns that were typed before the login started", try: 1,
 			line: func(p *played, text string) {
-				if len(p.typed) < 2 {
-					return
-				}
-				p.typed, p.line = nil, login
-				for range 3 {
-					p.later(100*time.Millisecond, "\r\ngateway login: ")
+				switch {
+				case len(p.typed) == 2:
+					for i := range 3 {
+						p.later(time.Duration(100+10*i)*time.Millisecond, "\r\ngateway login: ")
+					}
+				case text == "root":
+					p.silent = true
+					p.line = func(p *played, text string) {
+						p.typed = append(p.typed[:len(p.typed)-1], "root", text)
+						login(p, text)
+						if p.silent {
+							p.line = login
+						}
+					}
+					p.later(50*time.Millisecond, "root\r\nPassword: ")
 				}
 			}},
 		{name: "board that starts", line: login, at: "[    0.000000] Booting Linux\r\n[  OK  ] Started a service.\r\n", try: 1},

@@ -43,7 +43,12 @@ func withShell(t *testing.T, ctx context.Context, command []string, o flasher.Op
 	port, far := linktest.Pair(nil)
 	cmd := exec.CommandContext(ctx, command[0], command[1:]...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = far, far, far
-	cmd.Env = append(os.Environ(), "HISTFILE=", "HOME="+t.TempDir())
+	history := filepath.Join(t.TempDir(), "history")
+	m := newMark()
+	if err := os.WriteFile(history, []byte("ls\n"+m.takeOver()+"\npwd\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd.Env = append(os.Environ(), "H="+history)
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -57,8 +62,11 @@ func withShell(t *testing.T, ctx context.Context, command []string, o flasher.Op
 		t.Fatal(err)
 	}
 	s := newShell(newConsole(l, 115200))
-	if err := s.prepare(ctx, newMark()); err != nil {
+	if err := s.prepare(ctx, m); err != nil {
 		t.Fatal(err)
+	}
+	if text, err := os.ReadFile(history); err != nil || string(text) != "ls\npwd\n" {
+		t.Errorf("the history is %q, %v", text, err)
 	}
 	return &device{link: l, options: o, shell: s}
 }

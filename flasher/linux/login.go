@@ -18,7 +18,7 @@ import (
 const (
 	// listenFirst: a board that is just talking is heard out before anything is
 	// typed, or its boot loader would take it for a key that stops it.
-	listenFirst = 20 * time.Millisecond
+	listenFirst = 10 * time.Millisecond
 	// settle is how long text must have stopped before it counts as all there is;
 	// answerSettle is the same for a shell, which may be starting.
 	settle       = 300 * time.Millisecond
@@ -30,7 +30,7 @@ const (
 	askLimit = 8 * time.Second
 	// echoOff is how long a login gets to switch the echo off before a password is
 	// typed.
-	echoOff = 20 * time.Millisecond
+	echoOff = 10 * time.Millisecond
 	// lookLimit bounds a look at a console that never stops talking.
 	lookLimit = 10 * time.Second
 	// enterLimit bounds it all: a board that boots, slow profile scripts.

@@ -23,8 +23,12 @@ func (d *device) probe(ctx context.Context) error {
 	if err := d.link.SetLines(ctx, true, true); err != nil && !errors.Is(err, link.ErrNoLines) {
 		return fmt.Errorf("raising the lines: %w", err)
 	}
+	more := ""
+	if d.options.TPM {
+		more = talking
+	}
 	var err error
-	if d.shell, err = openShell(ctx, newConsole(d.link, d.options.Baud), d.options.Console); err != nil {
+	if d.shell, err = openShell(ctx, newConsole(d.link, d.options.Baud), d.options.Console, more); err != nil {
 		return err
 	}
 	if err := d.identify(ctx); err != nil {

@@ -63,7 +63,7 @@ z(){ s=$1 e=$2;y 0;}
 S(){ sync "$@"||sync;}
 D(){ S "$1";[ -z "$2" ]||[ "$1" = / ]||{ set -- "${1%%/*}" w;D "${1:-/}" w;};}
 H=${H:-$HOME/.ash_history};[ -f "$H" ]&&grep -q %[2]s "$H"&&sed -i /%[2]s/d "$H"&&{ [ -s "$H" ]||rm -f "$H";}
-m=;for c in base64 cat chmod chown dd mkdir mv printf rm sha256sum sync tr wc;do type $c>/dev/null 2>&1||m="$m $c";done
+%[3]sm=;for c in base64 cat chmod chown dd mkdir mv printf rm sha256sum sync tr wc;do type $c>/dev/null 2>&1||m="$m $c";done
 printf %%s "<$n tools$m $n>"
 `
 
@@ -88,15 +88,15 @@ type answer struct {
 	out    []byte // valid until the next answer
 }
 
-// openShell logs in and prepares the shell. There is one to log out of also when
-// it fails, unless it is nil.
-func openShell(ctx context.Context, c *console, who flasher.Console) (*shell, error) {
+// openShell logs in and prepares the shell, also with more lines than the prologue.
+// There is one to log out of also when it fails, unless it is nil.
+func openShell(ctx context.Context, c *console, who flasher.Console, more string) (*shell, error) {
 	e := &entrance{console: c, who: who, mark: newMark()}
 	if err := e.enter(ctx); err != nil {
 		return nil, err
 	}
 	s := newShell(c)
-	return s, s.prepare(ctx, e.mark)
+	return s, s.prepare(ctx, e.mark, more)
 }
 
 func newShell(c *console) *shell {
@@ -107,10 +107,10 @@ func newShell(c *console) *shell {
 
 // prepare tells the shell what it needs. m is in the lines that its history has to
 // forget.
-func (s *shell) prepare(ctx context.Context, m mark) error {
+func (s *shell) prepare(ctx context.Context, m mark, more string) error {
 	said := regexp.MustCompile("<" + s.name + " tools([^<>]*) " + s.name + ">")
 	for try := 1; ; try++ {
-		tools, err := s.reply(ctx, fmt.Sprintf(prologue, s.name, m.token), said)
+		tools, err := s.reply(ctx, fmt.Sprintf(prologue, s.name, m.token, more), said)
 		missing := strings.Fields(tools)
 		switch {
 		case errors.Is(err, errDamaged) && try < runTries:
@@ -185,17 +185,6 @@ func (s *shell) each(ctx context.Context, limit time.Duration, definitions strin
 		out, status = append(append(out, a.out...), '\n'), a.status
 	}
 	return out, status, nil
-}
-
-// status lets this very shell run commands, one of which may be lost with all of
-// them, and returns the last one's status.
-func (s *shell) status(ctx context.Context, commands string) (int, error) {
-	seq, err := s.ask(ctx, []byte("o=\n"+commands+"z %d $?\n"))
-	if err != nil {
-		return 0, err
-	}
-	a, err := s.answer(ctx, runLimit, seq)
-	return a.status, final(err)
 }
 
 // ask sends a command, in which %d stands for its number.

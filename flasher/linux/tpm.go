@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"time"
 
@@ -24,6 +23,8 @@ const (
 	// shortMost is what goes to the TPM without dd, and in one line; partMost is how
 	// much of the text of a longer one goes in a line.
 	shortMost, partMost = 700, 950
+	// nvRead is the code of TPM2_NV_Read (Part 2, 6.5.2).
+	nvRead = 0x14E
 	// tpmReads is how often one reads for one response. A driver gives it whole to
 	// the first; before Linux 5.0 what that left was gone.
 	tpmReads = 64
@@ -32,7 +33,8 @@ const (
 // talking opens the TPM for the whole conversation: when the descriptor closes,
 // the kernel's resource manager flushes sessions and objects. t hands over one
 // command in one write, which the driver takes for one command; the C libraries'
-// buffers have 1024 bytes (musl) and more, and for what is longer dd gathers it.
+// buffers have 1024 bytes (musl) and more, and for what is longer dd gathers it. A
+// device that cannot be opened answers with nothing.
 const talking = `t(){ o=$(printf %s "$2"|base64 -d>&3;u);z $1 $?;}
 T(){ o=$(printf %s "$2"|base64 -d|dd obs=4096 2>/dev/null >&3;u);z $1 $?;}
 u(){ dd bs=4096 count=1 <&3 2>/dev/null|base64;}
@@ -41,13 +43,6 @@ command exec 3<>` + tpmDevice + `
 
 // openTPM begins the conversation with the board's TPM.
 func (d *device) openTPM(ctx context.Context) error {
-	status, err := d.shell.status(ctx, talking)
-	if err != nil {
-		return fmt.Errorf("opening the TPM: %w", err)
-	}
-	if status != 0 {
-		return tpmUnusable(errors.New(tpmDevice + " cannot be opened"))
-	}
 	c, err := tpm.OpenKind(ctx, d, tpm.Kind(cmp.Or(d.options.EK, string(tpm.RSA2048))))
 	if err != nil {
 		return err
@@ -81,6 +76,12 @@ func (d *device) Send(ctx context.Context, command []byte) ([]byte, error) {
 	seq, err := d.shell.ask(ctx, line)
 	if err != nil {
 		return nil, err
+	}
+	if len(command) > tpmHeader && binary.BigEndian.Uint32(command[6:]) == nvRead {
+		// While a certificate comes, nothing goes: time for what writing needs.
+		if err := d.teachWriting(ctx); err != nil {
+			return nil, err
+		}
 	}
 	a, err := d.shell.answer(ctx, tpmLimit, seq)
 	if err != nil {

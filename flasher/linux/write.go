@@ -76,19 +76,26 @@ func (d *device) Write(ctx context.Context, p flasher.Plan, on func(flasher.Prog
 	return nil
 }
 
+// teachWriting tells the shell how files are written, unless it knows.
+func (d *device) teachWriting(ctx context.Context) error {
+	if d.writer {
+		return nil
+	}
+	d.writer = true
+	return d.shell.tell(ctx, fmt.Appendf(nil, writing, statusFolder, statusNoFolder, statusUnwritable, statusChecksum, statusOwner, statusRename))
+}
+
 // writeFile writes one file. Several lines are under way, so that neither side
 // waits for the other.
 func (d *device) writeFile(ctx context.Context, s flasher.Segment, progress func(sent int)) error {
 	if !tidy(s.Target) || !ownerForm.MatchString(s.Owner) {
 		return fmt.Errorf("the plan was made for another board: %q of %q", s.Target, s.Owner)
 	}
-	w := &window{shell: d.shell}
-	begin := "b " + quoted(s.Target) + "\n"
-	if !d.writer {
-		begin = fmt.Sprintf(writing, statusFolder, statusNoFolder, statusUnwritable, statusChecksum, statusOwner, statusRename) + begin
-		d.writer = true
+	w := &window{shell: d.shell, sent: len(writing)} // it may be under way, too
+	if err := d.teachWriting(ctx); err != nil {
+		return err
 	}
-	if err := w.say(ctx, []byte(begin)); err != nil {
+	if err := w.say(ctx, []byte("b "+quoted(s.Target)+"\n")); err != nil {
 		return err
 	}
 	for at := 0; at < len(s.Data); at += pieceSize {

@@ -68,7 +68,7 @@ const tpmDevice = "/dev/tpmrm0"
 // product is not for.
 func (d *device) identify(ctx context.Context) error {
 	o := d.options
-	lines := []string{"h " + tpmDevice}
+	lines := []string{"[ ! -c " + tpmDevice + " ]||h " + tpmDevice}
 	if o.Key.Module != "" {
 		lines = append(lines, "h "+quoted(o.Key.Module))
 	}

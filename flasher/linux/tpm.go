@@ -34,11 +34,12 @@ const (
 // the kernel's resource manager flushes sessions and objects. t hands over one
 // command in one write, which the driver takes for one command; the C libraries'
 // buffers have 1024 bytes (musl) and more, and for what is longer dd gathers it. A
-// device that cannot be opened answers with nothing.
+// device that cannot be opened answers with nothing; one that is not there would
+// be made, a plain file.
 const talking = `t(){ o=$(printf %s "$2"|base64 -d>&3;u);z $1 $?;}
 T(){ o=$(printf %s "$2"|base64 -d|dd obs=4096 2>/dev/null >&3;u);z $1 $?;}
 u(){ dd bs=4096 count=1 <&3 2>/dev/null|base64;}
-command exec 3<>` + tpmDevice + `
+[ ! -c ` + tpmDevice + ` ]||command exec 3<>` + tpmDevice + `
 `
 
 // openTPM begins the conversation with the board's TPM.

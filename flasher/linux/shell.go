@@ -53,10 +53,10 @@ const (
 // its status: an answer that was damaged on its way is asked for again, and
 // nothing is done twice. n lives in this shell only, so what bears it comes from
 // the board and the login that it began with. The history of the shell that we
-// came through forgets our lines. S is fsync where sync takes names; an older one
+// came through forgets our lines. What is in o may be a key: no child inherits it. S is fsync where sync takes names; an older one
 // complains that it does not, and syncs everything. D does a folder, with w all of
 // those above it.
-const prologue = `PATH=/usr/sbin:/usr/bin:/sbin:/bin:$PATH LC_ALL=C RANDFILE=/dev/null;export PATH LC_ALL RANDFILE;umask 077
+const prologue = `PATH=/usr/sbin:/usr/bin:/sbin:/bin:$PATH LC_ALL=C RANDFILE=/dev/null;export PATH LC_ALL RANDFILE;umask 077;unset o
 n=%[1]s o= e=0 s=0 k=0
 y(){ h=$(printf %%s "$s $1 $e $o"|sha256sum);h=${h%%"${h#????????????????}"};printf %%s "<$n $s $1 $e $h $o $n>";}
 z(){ s=$1 e=$2;y 0;}
@@ -78,7 +78,6 @@ type shell struct {
 	*console
 	name string // of this shell; see prologue
 	seq  int    // of the last command
-	done int    // of the last command that is known to have run
 	asks int    // how often an answer was asked for again
 }
 
@@ -245,7 +244,6 @@ func (s *shell) hear(ctx context.Context, limit time.Duration, seq, first int, l
 		case !f.sound:
 			return answer{}, errDamaged
 		case f.seq >= seq:
-			s.done = f.seq
 			return answer{status: f.status, out: f.out}, nil
 		case f.asked >= first:
 			return answer{}, errLost

@@ -353,10 +353,16 @@ func TestRestartedBoardIsNoticed(t *testing.T) {
 func TestConsoleThatDiesIsSilent(t *testing.T) {
 	t.Parallel()
 	ctx, f := within(t), newFixture(t)
-	// The login takes some 200 bytes from the host, the shell's preparation 900.
-	f.insert(t, boards.LinuxConfig{Faults: boards.LinuxFaults{HangAfter: 1300}})
-	_, err := linux.New().Probe(ctx, f.port, aziotOptions())
-	refusal(t, err, "board-silent")
+	f.insert(t, boards.LinuxConfig{Faults: boards.LinuxFaults{HangAfter: 4000}}) // a probe takes 2,000
+	d := mustProbe(t, ctx, f, aziotOptions())
+	plan := mustPlan(t, d, symmetric())
+	for range 50 {
+		if _, err := d.ReadBack(ctx, plan.Manifest); err != nil {
+			refusal(t, err, "board-silent")
+			return
+		}
+	}
+	t.Error("it did not die")
 }
 
 func TestWriteRefuses(t *testing.T) {

@@ -53,9 +53,9 @@ const (
 // its status: an answer that was damaged on its way is asked for again, and
 // nothing is done twice. n lives in this shell only, so what bears it comes from
 // the board and the login that it began with. The history of the shell that we
-// came through forgets our lines. What is in o may be a key: no child inherits it. S is fsync where sync takes names; an older one
-// complains that it does not, and syncs everything. D does a folder, with w all of
-// those above it.
+// came through forgets our lines. What is in o may be a key: no child inherits it. S is
+// fsync where sync takes names; an older one complains that it does not, and syncs
+// everything. D does a folder, with w all of those above it.
 const prologue = `PATH=/usr/sbin:/usr/bin:/sbin:/bin:$PATH LC_ALL=C RANDFILE=/dev/null;export PATH LC_ALL RANDFILE;umask 077;unset o
 n=%[1]s o= e=0 s=0 k=0
 y(){ h=$(printf %%s "$s $1 $e $o"|sha256sum);h=${h%%"${h#????????????????}"};printf %%s "<$n $s $1 $e $h $o $n>";}

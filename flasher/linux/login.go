@@ -20,9 +20,11 @@ const (
 	// typed, or its boot loader would take it for a key that stops it.
 	listenFirst = 10 * time.Millisecond
 	// settle is how long text must have stopped before it counts as all there is;
-	// answerSettle is the same for a shell, which may be starting.
+	// answerSettle is the same for a shell, which may be starting, nameSettle for a
+	// login that was given a name, and starts the program that asks for a password.
 	settle       = 300 * time.Millisecond
 	answerSettle = time.Second
+	nameSettle   = 4 * time.Second
 	// wakeLimit is how long a console may take to say anything after a key.
 	wakeLimit = time.Second
 	// askLimit is for the next question of a login that has begun: a login
@@ -155,14 +157,14 @@ func (e *entrance) step(ctx context.Context, here place) (place, error) {
 			// prompt once more. A name given to all of them would be the next one's
 			// password.
 			e.hushed = true
-			return e.hush(ctx, settle)
+			return e.leave(ctx)
 		case e.who.User == "":
 			return here, loginNeeded()
 		case e.named == nameTries:
 			return here, errNoPrompt
 		}
 		e.named, e.hushed = e.named+1, false
-		return e.say(ctx, e.who.User, askLimit, settle)
+		return e.say(ctx, e.who.User, askLimit, nameSettle)
 	case atPassword:
 		if e.gave {
 			return here, loginRefused()
@@ -190,6 +192,22 @@ func (e *entrance) step(ctx context.Context, here place) (place, error) {
 	}
 	e.tries++
 	return e.nudge(ctx)
+}
+
+// leave waits for what comes of a name that was given: a password's prompt or a
+// shell. What is typed before that would be taken for the password.
+func (e *entrance) leave(ctx context.Context) (place, error) {
+	for end := time.Now().Add(lookLimit); time.Now().Before(end); {
+		if here := e.place(); here == atPassword || here == atShell {
+			return here, nil
+		}
+		if err := e.more(ctx, nameSettle); errors.Is(err, errQuiet) {
+			break
+		} else if err != nil {
+			return nowhere, err
+		}
+	}
+	return e.place(), nil
 }
 
 // hush reads until the console has said nothing for quiet.
@@ -242,7 +260,7 @@ func (e *entrance) look(ctx context.Context, first, settle, limit time.Duration)
 	end := time.Now().Add(limit)
 	for {
 		here := e.place()
-		if here > unknown || here == unknown && settle < answerSettle && shellPrompt.Match(plain(e.in)) {
+		if here > unknown || here == unknown && settle != answerSettle && shellPrompt.Match(plain(e.in)) {
 			return here, nil
 		}
 		quiet := first

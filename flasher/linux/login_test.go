@@ -149,7 +149,8 @@ func TestEntrance(t *testing.T) {
 							p.line = login
 						}
 					}
-					p.later(50*time.Millisecond, "root\r\nPassword: ")
+					p.later(50*time.Millisecond, "root\r\n")
+					p.later(3*time.Second, "Password: ")
 				}
 			}},
 		{name: "board that starts", line: login, at: "[    0.000000] Booting Linux\r\n[  OK  ] Started a service.\r\n", try: 1},

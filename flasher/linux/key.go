@@ -25,17 +25,18 @@ type fileKey struct{ *device }
 // makeKey makes the key where there is none: as a temporary file, on the storage
 // before it gets its name, and the name on the storage before anybody hears of the
 // key. That an earlier attempt did all this cannot be seen, so a key that is found
-// is brought to the storage, too.
+// is brought to the storage, too. What is said on the way counts only if it led to
+// nothing: openssl complains of a configuration that it can do without.
 const makeKey = `
 f=%[1]s;d=${f%%/*};d=${d:-/};t=${d%%/}/.${f##*/}.nameplate w=
-x(){ rm -f "$t";exit $1;}
+x(){ rm -f "$t";echo "$o";exit $1;}
 [ ! -d "$f" ]||exit %[4]d
 if [ ! -e "$f" ];then
 [ -d "$d" ]||{ (umask 022;mkdir -p "$d" 2>&1)||exit %[5]d;w=w;}
 rm -f "$t"
-openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -pkeyopt ec_param_enc:named_curve -out "$t" 2>&1||x %[6]d
-[ -z %[3]s ]||chown %[3]s "$t" 2>&1||x %[7]d
-{ chmod %[2]o "$t"&&S "$t"&&mv -f "$t" "$f";} 2>&1||x %[8]d
+o=$(openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -pkeyopt ec_param_enc:named_curve -out "$t" 2>&1)||x %[6]d
+[ -z %[3]s ]||o=$(chown %[3]s "$t" 2>&1)||x %[7]d
+o=$({ chmod %[2]o "$t"&&S "$t"&&mv -f "$t" "$f";} 2>&1)||x %[8]d
 fi
 S "$f";D "$d" $w
 openssl pkey -in "$f" -passin pass: -pubout -outform DER 2>/dev/null|base64`
@@ -75,20 +76,9 @@ func (k fileKey) request(ctx context.Context, commonName string) ([]byte, error)
 		return nil, keyUnusable(f.Path, err)
 	}
 	signer := &boardSigner{fileKey: k, ctx: ctx, public: public}
-	csr, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{
+	return x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{
 		Subject: pkix.Name{CommonName: commonName}, SignatureAlgorithm: x509.ECDSAWithSHA256,
 	}, signer)
-	if err != nil {
-		return nil, err
-	}
-	parsed, err := x509.ParseCertificateRequest(csr)
-	if err == nil {
-		err = parsed.CheckSignature()
-	}
-	if err != nil {
-		return nil, keyUnusable(f.Path, err)
-	}
-	return csr, nil
 }
 
 // prove lets the key sign a challenge.
@@ -108,23 +98,25 @@ func (k fileKey) prove(ctx context.Context) (flasher.Proof, error) {
 		return flasher.Proof{}, keyUnusable(f.Path, err)
 	}
 	digest := sha256.Sum256(p.Challenge)
-	if p.Signature, err = k.sign(ctx, digest[:]); err != nil {
+	if p.Signature, err = k.sign(ctx, public, digest[:]); err != nil {
 		return flasher.Proof{}, err
-	}
-	if !ecdsa.VerifyASN1(public, digest[:], p.Signature) {
-		return flasher.Proof{}, keyUnusable(f.Path, errors.New("its signature is not its own"))
 	}
 	return p, nil
 }
 
-func (k fileKey) sign(ctx context.Context, digest []byte) ([]byte, error) {
+// sign lets the key sign a digest, and makes sure that it was the key that it shows.
+func (k fileKey) sign(ctx context.Context, public *ecdsa.PublicKey, digest []byte) ([]byte, error) {
 	a, err := k.shell.run(ctx, runLimit, fmt.Sprintf(signDigest, base64.StdEncoding.EncodeToString(digest), quoted(k.options.Key.File.Path)))
 	if err != nil {
 		return nil, err
 	}
 	signature, err := unbase64(bytes.TrimSpace(a.out))
-	if err == nil && len(signature) == 0 {
+	switch {
+	case err != nil:
+	case len(signature) == 0:
 		err = errors.New("it does not sign")
+	case !ecdsa.VerifyASN1(public, digest, signature):
+		err = errors.New("its signature is not its own")
 	}
 	if err != nil {
 		return nil, keyUnusable(k.options.Key.File.Path, err)
@@ -163,7 +155,7 @@ func (s *boardSigner) Public() crypto.PublicKey { return s.public }
 
 // Sign implements crypto.Signer; the randomness is the board's.
 func (s *boardSigner) Sign(_ io.Reader, digest []byte, _ crypto.SignerOpts) ([]byte, error) {
-	return s.sign(s.ctx, digest)
+	return s.sign(s.ctx, s.public, digest)
 }
 
 // tpmKey is a key in the board's TPM.

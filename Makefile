@@ -60,7 +60,7 @@ check:
 		else echo "$$out"; exit 1; fi; }
 
 conformance: tools
-	NAMEPLATE_TOOLS=1 go test -count=1 -tags conformance -run Conformance ./...
+	NAMEPLATE_TOOLS=1 go test -count=1 -timeout 20m -tags conformance -run Conformance ./...
 
 # The build that can be told where to die is made apart; bin/station cannot.
 chaos: build

@@ -182,8 +182,8 @@ type Certificate struct {
 // Limits bound the steps of a passage: when one is over, the step ends, the
 // verdict is ERROR and the slot is free again.
 type Limits struct {
-	// Identify covers entering download mode up to the partition table. Default
-	// 30s.
+	// Identify covers entering download mode up to the partition table; for linux
+	// also the boot of a board that was just put in. Default 30s, 90s for linux.
 	Identify time.Duration `yaml:"identify,optional"`
 	// Write covers one write of the store. Default 2m.
 	Write time.Duration `yaml:"write,optional"`
@@ -257,6 +257,9 @@ func (d *decoder) product(p *Product) {
 			"options.store.private_key", "options.store.files")
 		d.device(p.Device)
 	case linux:
+		if _, given := d.lines["limits.identify"]; !given {
+			p.Limits.Identify = 90 * time.Second
+		}
 		d.foreign(espressif, "options.store.partition", "options.store.namespace", "options.store.keys")
 		d.board(*p)
 	}

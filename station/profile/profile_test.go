@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"nameplate/flasher"
 	"nameplate/station/profile"
@@ -322,6 +323,9 @@ func TestOptionsOfLinux(t *testing.T) {
 		t.Fatal(err)
 	}
 	o := p.Options()
+	if p.Limits.Identify != 90*time.Second {
+		t.Errorf("a board that boots gets %s", p.Limits.Identify)
+	}
 	if o.Chip != "Example Gateway 2" || o.Interface != "eth0" || !o.TPM || o.EK != "rsa-2048" || o.Console.User != "root" || o.Console.Password != nil ||
 		o.Key != (flasher.DeviceKey{In: "tpm", Handle: 0x81000010}) || len(o.Store.Files) != 1 ||
 		o.Store.Files[0] != (flasher.File{Path: "/etc/id", Mode: 0o600, Text: "id={registration_id}\n"}) {

@@ -51,14 +51,15 @@ const (
 
 // prologue makes the shell ours. y prints what the last command left in o, and e,
 // its status: an answer that was damaged on its way is asked for again, and
-// nothing is done twice. n lives in this shell only, so what bears it comes from
-// the board and the login that it began with. The history of the shell that we
-// came through forgets our lines. What is in o may be a key: no child inherits it. S is
-// fsync where sync takes names; an older one complains that it does not, and syncs
-// everything. D does a folder, with w all of those above it.
+// nothing is done twice. Its checksum comes last: the board computes it while the
+// line is busy with the rest. n lives in this shell only, so what bears it comes
+// from the board and the login that it began with. The history of the shell that
+// we came through forgets our lines. What is in o may be a key: no child inherits
+// it. S is fsync where sync takes names; an older one complains that it does not,
+// and syncs everything. D does a folder, with w all of those above it.
 const prologue = `PATH=/usr/sbin:/usr/bin:/sbin:/bin:$PATH LC_ALL=C RANDFILE=/dev/null;export PATH LC_ALL RANDFILE;umask 077;unset o
 n=%[1]s o= e=0 s=0 k=0
-y(){ h=$(printf %%s "$s $1 $e $o"|sha256sum);h=${h%%"${h#????????????????}"};printf %%s "<$n $s $1 $e $h $o $n>";}
+y(){ printf %%s "<$n $s $1 $e $o ";h=$(printf %%s "$s $1 $e $o"|sha256sum);printf %%s "${h%%"${h#????????????????}"} $n>";}
 z(){ s=$1 e=$2;y 0;}
 S(){ sync "$@"||sync;}
 D(){ S "$1";[ -z "$2" ]||[ "$1" = / ]||{ set -- "${1%%/*}" w;D "${1:-/}" w;};}
@@ -264,7 +265,7 @@ func (s *shell) hear(ctx context.Context, limit time.Duration, seq, first int, l
 	}
 }
 
-// frame is what y prints: <n seq asked status sum out n>.
+// frame is what y prints: <n seq asked status out sum n>.
 type frame struct {
 	seq, asked, status int
 	out                []byte
@@ -300,8 +301,12 @@ func parseFrame(text []byte, name string) (f frame, end int) {
 		return f, 0
 	}
 	body, end := text[from:from+size], from+size+len(shut)
-	parts := bytes.SplitN(body, []byte(" "), 5)
-	if len(parts) < 5 {
+	at := bytes.LastIndexByte(body, ' ')
+	if at < 0 {
+		return f, end
+	}
+	parts, sent := bytes.SplitN(body[:at], []byte(" "), 4), string(body[at+1:])
+	if len(parts) < 4 {
 		return f, end
 	}
 	for i, n := range []*int{&f.seq, &f.asked, &f.status} {
@@ -311,10 +316,10 @@ func parseFrame(text []byte, name string) (f frame, end int) {
 		}
 		*n = v
 	}
-	f.out = parts[4]
+	f.out = parts[3]
 	sum := sha256.New()
 	fmt.Fprintf(sum, "%d %d %d %s", f.seq, f.asked, f.status, f.out)
-	f.sound = hex.EncodeToString(sum.Sum(nil))[:sumLength] == string(parts[3])
+	f.sound = hex.EncodeToString(sum.Sum(nil))[:sumLength] == sent
 	return f, end
 }
 

@@ -159,7 +159,7 @@ func TestScriptsInEachShell(t *testing.T) {
 func frameOf(name string, seq, asked, status int, out string) string {
 	body := fmt.Sprintf("%d %d %d %s", seq, asked, status, out)
 	sum := sha256.Sum256([]byte(body))
-	return fmt.Sprintf("<%s %d %d %d %s %s %s>", name, seq, asked, status, hex.EncodeToString(sum[:8]), out, name)
+	return fmt.Sprintf("<%s %d %d %d %s %s %s>", name, seq, asked, status, out, hex.EncodeToString(sum[:8]), name)
 }
 
 func TestFrames(t *testing.T) {
@@ -177,7 +177,7 @@ func TestFrames(t *testing.T) {
 		{"with another number", strings.Replace(good, "<n1 3", "<n1 4", 1), true, false},
 		{"of another shell", strings.ReplaceAll(good, "n1", "n2"), false, false},
 		{"not yet whole", good[:len(good)-1], false, false},
-		{"its own command", `y(){ printf %s "<$n $s $1 $e $h $o $n>";}`, false, false},
+		{"its own command", `y(){ printf %s "<$n $s $1 $e $o ";h=1;printf %s "$h $n>";}`, false, false},
 		{"nothing", "", false, false},
 		{"too short", "<n1 3 0 n1>", true, false},
 		{"negative", frameOf("n1", -3, 0, 1, ""), true, false},

@@ -85,6 +85,9 @@ func Marks(e Event, o Order) ([]Mark, error) {
 		}
 		marks := []Mark{{Space: BoardSpace, Name: e.Unit.String(), Owner: int64(e.Passage)}}
 		for _, h := range b.Hardware {
+			if !h.Fit() {
+				return nil, fmt.Errorf("event %d identifies a unit by %.32q %.64q, which is no hardware ID", e.Seq, h.Kind, h.Value)
+			}
 			marks = append(marks, Mark{Space: HardwareSpace, Name: HardwareName(h), Owner: unit})
 		}
 		return marks, nil

@@ -38,6 +38,15 @@ func CheckOrder(v View, id string) (Order, error) {
 	return o, nil
 }
 
+// The form of a hardware ID. It stays in the ledger for ever, and stands in
+// files, tables and on screens: a board's odd bytes must not.
+var hardwareKind, hardwareValue = regexp.MustCompile(`^[a-z0-9-]{1,32}$`), regexp.MustCompile(`^[ -~]{1,128}$`)
+
+// Fit says that the ID has the form of one.
+func (h HardwareID) Fit() bool {
+	return hardwareKind.MatchString(h.Kind) && hardwareValue.MatchString(h.Value)
+}
+
 // Found is what was found where a board keeps its identity.
 type Found struct {
 	Blank bool // nothing at all
@@ -47,6 +56,13 @@ type Found struct {
 // Admit decides whether the board with these hardware IDs may start a passage,
 // and which unit it is (the zero Unit: a new one).
 func Admit(v View, hw []HardwareID, found Found) (Unit, error) {
+	for _, h := range hw {
+		if !h.Fit() {
+			return Unit{}, &Refusal{Code: "hardware-id-unfit",
+				Sentence: fmt.Sprintf("The board gives %.64q as its %.32q, which is no hardware ID: 1 to 128 printable ASCII characters.", h.Value, h.Kind),
+				Next:     "Set the board aside and report it to the board's supplier."}
+		}
+	}
 	var id UnitID
 	for _, h := range hw {
 		owner, err := v.Owner(HardwareSpace, HardwareName(h))
@@ -187,19 +203,24 @@ func CheckKey(v View, u Unit, spki string) error {
 		Next:     "Set the board aside and report it: images must be made before the first start, without keys."}
 }
 
-// GiveBack is how a unit's claim goes back when its passage ends after the order
-// was closed; the second result says whether it does: nothing was made for it
-// yet.
-func GiveBack(v View, unit UnitID, order string) (IdentityReleased, bool, error) {
+// GiveBack is how a unit's claim goes back when its passage ends and nothing was
+// made for it: because the board failed, and bad boards must not use up an order,
+// or because the order was closed meanwhile. The second result says whether it
+// does.
+func GiveBack(v View, unit UnitID, order string, failed bool) (IdentityReleased, bool, error) {
 	u, err := v.Unit(unit)
 	if err != nil {
 		return IdentityReleased{}, false, err
 	}
 	o, err := v.Order(order)
-	if err != nil || !o.Closed || u.Order != order || u.State != Claimed || u.Made {
+	if err != nil || !o.Closed && !failed || u.Order != order || u.State != Claimed || u.Made {
 		return IdentityReleased{}, false, err
 	}
-	return IdentityReleased{RegistrationID: u.RegistrationID, Serial: u.Serial, Number: u.Number, Reason: "order closed"}, true, nil
+	reason := "order closed"
+	if failed {
+		reason = "the board failed before anything was made for it"
+	}
+	return IdentityReleased{RegistrationID: u.RegistrationID, Serial: u.Serial, Number: u.Number, Reason: reason}, true, nil
 }
 
 // CheckClock refuses to claim or issue while the clock is behind.

@@ -99,6 +99,12 @@ func TestAdmit(t *testing.T) {
 			code: "board-holds-key", sentence: "Unit U2 was never asked to make a key, but it holds one."},
 		{name: "a board that made its key and died", hw: mac(one), blank: true, key: true, unit: 2,
 			before: func(t *testing.T, s *state) { s.set(t, identified, ownKey) }},
+		{name: "an ID that breaks lines", hw: []records.HardwareID{{Kind: "serial-number", Value: "a\nb"}}, blank: true,
+			code: "hardware-id-unfit", sentence: `The board gives "a\nb" as its "serial-number", which is no hardware ID: 1 to 128 printable ASCII characters.`},
+		{name: "an ID that is no text", hw: []records.HardwareID{{Kind: "serial-number", Value: "a\xff"}}, blank: true,
+			code: "hardware-id-unfit", sentence: `The board gives "a\xff" as its "serial-number", which is no hardware ID: 1 to 128 printable ASCII characters.`},
+		{name: "an ID without end", hw: []records.HardwareID{{Kind: "serial-number", Value: strings.Repeat("<", 20_000)}}, blank: true,
+			code: "hardware-id-unfit", sentence: fmt.Sprintf("The board gives %q as its \"serial-number\", which is no hardware ID: 1 to 128 printable ASCII characters.", strings.Repeat("<", 64))},
 		{name: "IDs of two units", hw: mac(one, "77"), blank: true, before: func(t *testing.T, s *state) { s.owners["hardware/uid=77"] = 9 },
 			code: "board-mixed", sentence: "The board's hardware IDs belong to two units, U2 and U9."},
 		{name: "one MAC, two chips", hw: mac(one, "78"), blank: true, before: func(t *testing.T, s *state) {

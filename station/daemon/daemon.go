@@ -166,7 +166,7 @@ func (d *daemon) settle(ctx context.Context) error {
 				return nil, err
 			}
 			// An order that was closed meanwhile could not take its claim back.
-			back, due, err := records.GiveBack(v, e.Unit, e.Order)
+			back, due, err := records.GiveBack(v, e.Unit, e.Order, false)
 			if err != nil {
 				return nil, err
 			}

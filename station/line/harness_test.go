@@ -354,6 +354,10 @@ func (s *station) oneIdentity(order string, released int) {
 	for _, e := range s.events() {
 		b, err := e.Body()
 		must(s, err)
+		if back, ok := b.(records.IdentityReleased); ok && e.Order == order {
+			claims--
+			delete(claimed, back.RegistrationID)
+		}
 		c, ok := b.(records.IdentityClaimed)
 		if !ok || e.Order != order {
 			continue

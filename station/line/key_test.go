@@ -95,13 +95,13 @@ func TestRequestsThatGetNoCertificate(t *testing.T) {
 			tt.want.events = failedAt(tt.way, "identity.claimed")
 			from := s.size()
 			s.wantRefusal(w.pass(order), from, tt.want)
-			if s.live(order) != 1 || signed.n != 0 || b.written() != 0 {
+			if s.live(order) != 0 || signed.n != 0 || b.written() != 0 {
 				t.Errorf("%d claims, %d certificates, %d writes", s.live(order), signed.n, b.written())
 			}
 			d.request = nil
 			from = s.size()
 			wantVerdict(t, w.pass(order), records.Pass, "")
-			wantKinds(t, s.kinds(from), slices.Concat([]records.Kind{"passage.opened"}, keeps(tt.way))...)
+			wantKinds(t, s.kinds(from), slices.Concat([]records.Kind{"passage.opened"}, whole(tt.way))...)
 			if b.made() != 1 {
 				t.Errorf("the board made %d keys", b.made())
 			}

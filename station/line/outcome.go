@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"nameplate/flasher/link"
 	"nameplate/records"
@@ -42,6 +43,7 @@ var boardsFault = map[string]bool{
 	"ek-handle-occupied":         true,
 	"ek-not-for-service":         true,
 	"ek-unusable":                true,
+	"hardware-id-unfit":          true,
 	"filesystem-full":            true,
 	"filesystem-read-only":       true,
 	"flash-verify-failed":        true,
@@ -93,6 +95,7 @@ func judge(ctx context.Context, step string, err error) ending {
 	switch {
 	case refused && !stopped:
 		e.Outcome, e.Refusal = Refused, *r
+		e.Refusal.Sentence = clip(r.Sentence)
 		if boardsFault[r.Code] {
 			e.Verdict = records.Fail
 		}
@@ -124,4 +127,16 @@ func judge(ctx context.Context, step string, err error) ending {
 	}
 	e.Refusal.Err = err
 	return e
+}
+
+// maxSentence is more than any sentence of ours; what a board says may stand in one.
+const maxSentence = 500
+
+// clip keeps a sentence short and text: it stays in the ledger and stands on screens.
+func clip(s string) string {
+	s = strings.ToValidUTF8(s, "\uFFFD")
+	if runes := []rune(s); len(runes) > maxSentence {
+		return string(runes[:maxSentence]) + "…"
+	}
+	return s
 }

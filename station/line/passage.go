@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"nameplate/flasher"
@@ -155,7 +156,7 @@ func (p *passage) close(ctx context.Context, end ending) error {
 		r := end.Refusal
 		if admitted {
 			// An order that was closed meanwhile could not take this claim back.
-			back, due, err := records.GiveBack(v, p.unit.ID, p.order)
+			back, due, err := records.GiveBack(v, p.unit.ID, p.order, end.Verdict == records.Fail)
 			if err != nil {
 				return nil, err
 			}
@@ -169,7 +170,7 @@ func (p *passage) close(ctx context.Context, end ending) error {
 		case end.Outcome == Refused:
 			refused := records.UnitRefused{Step: p.step, Code: r.Code, Sentence: r.Sentence}
 			if p.dev != nil {
-				refused.Hardware = hardwareToRecords(p.dev.Facts().HardwareIDs)
+				refused.Hardware = slices.DeleteFunc(hardwareToRecords(p.dev.Facts().HardwareIDs), func(h records.HardwareID) bool { return !h.Fit() })
 			}
 			drafts = append(drafts, p.draft(p.id, refused))
 		}

@@ -41,7 +41,7 @@ var elsewhere = []string{
 	"ledger-other-station", "station-name-invalid", "batch-missing", "public-key-unreadable",
 	// passages
 	"board-id-twice", "board-in-two-slots", "board-mixed", "board-not-blank", "board-other-order", "board-released", "family-unknown",
-	"board-holds-key", "key-known", "console-password", "ek-roots-changed", "order-exhausted", "registration-id-invalid", "registration-id-too-long",
+	"board-holds-key", "hardware-id-unfit", "key-known", "console-password", "ek-roots-changed", "order-exhausted", "registration-id-invalid", "registration-id-too-long",
 	"certificate-wrong", "common-name-long", "csr-key", "csr-name", "csr-signature", "csr-unreadable", "name-form", "registration-id-form", "validity",
 }
 

@@ -136,15 +136,16 @@ func (o *Object) readECC(r *Reader) error {
 	default:
 		return fmt.Errorf("its curve 0x%04x is neither P-256 nor P-384 (TPM 2.0 Part 2, 6.4)", uint16(id))
 	}
-	// Some TPMs leave leading zeros out.
+	// The bytes name a TPM: with its leading zeros left out, one key would have two
+	// names.
 	size := curve.Params().BitSize / 8
-	if len(x) > size || len(y) > size {
-		return errors.New("its point has a coordinate that is too long (TPM 2.0 Part 2, 11.2.5.2)")
+	if len(x) != size || len(y) != size {
+		return errors.New("its point has a coordinate that is not of full length (TPM 2.0 Part 1, C.8)")
 	}
 	point := make([]byte, 1+2*size)
 	point[0] = 4 // uncompressed (SEC 1, 2.3.4)
-	copy(point[1+size-len(x):], x)
-	copy(point[1+2*size-len(y):], y)
+	copy(point[1:], x)
+	copy(point[1+size:], y)
 	key, err := ecdsa.ParseUncompressedPublicKey(curve, point)
 	if err != nil {
 		return fmt.Errorf("its point is not on the curve (TPM 2.0 Part 1, C.8): %w", err)

@@ -82,15 +82,15 @@ func showUnit(w io.Writer, u records.Unit, events []records.Event) {
 		{"registration ID", unit.RegistrationID}, {"ID scope", unit.IDScope}, {"URL", unit.RegistrationURL}, {"attestation", unit.Attestation},
 		{"key made", unit.Key}, {"endorsement key", unit.EndorsementKey}, {"certificate", unit.CertificateSerial}, {"order", unit.Order}, {"customer", unit.Customer}, {"enrollment", unit.Enrollment}} {
 		if row[1] != "" {
-			fmt.Fprintf(w, "%-16s %s\n", row[0], row[1])
+			fmt.Fprintf(w, "%-16s %s\n", row[0], web.Plain(row[1]))
 		}
 	}
 	for _, id := range unit.Hardware {
-		fmt.Fprintf(w, "%-16s %s\n", id.Kind, id.Value)
+		fmt.Fprintf(w, "%-16s %s\n", id.Kind, web.Plain(id.Value))
 	}
 	fmt.Fprintln(w)
 	for _, e := range events {
 		line := web.Event(e)
-		fmt.Fprintf(w, "%8d  %s  %-20s %-18s %s\n", line.Seq, line.Time.Format(time.RFC3339), line.Kind, line.Actor, line.Text)
+		fmt.Fprintf(w, "%8d  %s  %-20s %-18s %s\n", line.Seq, line.Time.Format(time.RFC3339), line.Kind, line.Actor, web.Plain(line.Text))
 	}
 }

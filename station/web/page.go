@@ -27,7 +27,7 @@ var static embed.FS
 //go:embed page.html
 var pageText string
 
-var pageTemplates = template.Must(template.New("page").Funcs(template.FuncMap{"plain": plain}).Parse(pageText))
+var pageTemplates = template.Must(template.New("page").Funcs(template.FuncMap{"plain": Plain}).Parse(pageText))
 
 // policy lets a page of ours load what the station itself serves, and nothing
 // else; markup that slipped in could neither run nor send anything anywhere.

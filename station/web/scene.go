@@ -248,9 +248,9 @@ func Percent(s api.Slot) int {
 	return percent
 }
 
-// plain takes out what has no picture of its own, and what turns the direction of
+// Plain takes out what has no picture of its own, and what turns the direction of
 // writing: a board can bring any bytes, and some come to stand in a sentence.
-func plain(s string) string {
+func Plain(s string) string {
 	return strings.Map(func(r rune) rune {
 		if unicode.In(r, unicode.Cc, unicode.Cf) {
 			return '\uFFFD'

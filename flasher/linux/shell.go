@@ -52,14 +52,15 @@ const (
 // prologue makes the shell ours. y prints what the last command left in o, and e,
 // its status: an answer that was damaged on its way is asked for again, and
 // nothing is done twice. Its checksum comes last: the board computes it while the
-// line is busy with the rest. n lives in this shell only, so what bears it comes
+// line is busy with the rest. It is over c, too, which is the command as the board
+// got it: an answer to what we did not say is none. n lives in this shell only, so what bears it comes
 // from the board and the login that it began with. The history of the shell that
 // we came through forgets our lines. What is in o may be a key: no child inherits
 // it. S is fsync where sync takes names; an older one complains that it does not,
 // and syncs everything. D does a folder, with w all of those above it.
 const prologue = `PATH=/usr/sbin:/usr/bin:/sbin:/bin:$PATH LC_ALL=C RANDFILE=/dev/null;export PATH LC_ALL RANDFILE;umask 077;unset o
-n=%[1]s o= e=0 s=0 k=0
-y(){ printf %%s "<$n $s $1 $e $o ";h=$(printf %%s "$s $1 $e $o"|sha256sum);printf %%s "${h%%"${h#????????????????}"} $n>";}
+n=%[1]s o= e=0 s=0 k=0 c=
+y(){ printf %%s "<$n $s $1 $e $o ";h=$(printf %%s "$s $1 $e $o$c"|sha256sum);printf %%s "${h%%"${h#????????????????}"} $n>";}
 z(){ s=$1 e=$2;y 0;}
 S(){ sync "$@"||sync;}
 D(){ S "$1";[ -z "$2" ]||[ "$1" = / ]||{ set -- "${1%%/*}" w;D "${1:-/}" w;};}
@@ -77,9 +78,10 @@ var errLost = errors.New("the command was lost on its way to the board")
 // shell is a quiet shell of root on the board: no echo, no prompt, no history.
 type shell struct {
 	*console
-	name string // of this shell; see prologue
-	seq  int    // of the last command
-	asks int    // how often an answer was asked for again
+	name string         // of this shell; see prologue
+	seq  int            // of the last command
+	asks int            // how often an answer was asked for again
+	said map[int]string // what c is to be with each command; "" if not in here
 }
 
 // answer is what a command left.
@@ -149,7 +151,7 @@ func (s *shell) reply(ctx context.Context, lines string, want *regexp.Regexp) (s
 func (s *shell) run(ctx context.Context, limit time.Duration, script string) (answer, error) {
 	for try := 1; ; try++ {
 		a, err := s.try(ctx, limit, script)
-		if try == runTries || !errors.Is(err, errLost) {
+		if try == runTries || !errors.Is(err, errLost) && !errors.Is(err, errDamaged) {
 			return a, final(err)
 		}
 	}
@@ -162,7 +164,7 @@ func (s *shell) once(ctx context.Context, limit time.Duration, script string) (a
 }
 
 func (s *shell) try(ctx context.Context, limit time.Duration, script string) (answer, error) {
-	seq, err := s.ask(ctx, []byte("o=$("+script+");z %d $?\n"))
+	seq, err := s.ask(ctx, []byte("c="+quoted(script)+";o=$(eval \"$c\");z %d $?\n"), script)
 	if err != nil {
 		return answer{}, err
 	}
@@ -174,7 +176,7 @@ func (s *shell) try(ctx context.Context, limit time.Duration, script string) (an
 func (s *shell) each(ctx context.Context, limit time.Duration, definitions string, lines []string) (out []byte, status int, err error) {
 	for len(lines) > 0 && status == 0 {
 		script := definitions
-		for len(lines) > 0 && len(script)+len(lines[0]) < onTheWay-50 {
+		for len(lines) > 0 && len(quoted(script+lines[0])) < onTheWay-50 {
 			script += lines[0] + "\n"
 			lines = lines[1:]
 		}
@@ -187,10 +189,15 @@ func (s *shell) each(ctx context.Context, limit time.Duration, definitions strin
 	return out, status, nil
 }
 
-// ask sends a command, in which %d stands for its number.
-func (s *shell) ask(ctx context.Context, command []byte) (seq int, err error) {
+// ask sends a command, in which %d stands for its number, and which leaves c in the
+// shell.
+func (s *shell) ask(ctx context.Context, command []byte, c string) (seq int, err error) {
 	defer clear(command)
 	s.seq++
+	if s.said == nil {
+		s.said = map[int]string{}
+	}
+	s.said[s.seq] = c
 	before, after, _ := bytes.Cut(command, []byte("%d"))
 	text := make([]byte, 0, len(command)+8)
 	text = append(strconv.AppendInt(append(text, before...), int64(s.seq), 10), after...)
@@ -269,17 +276,17 @@ func (s *shell) hear(ctx context.Context, limit time.Duration, seq, first int, l
 type frame struct {
 	seq, asked, status int
 	out                []byte
-	sound              bool // its checksum is right
+	sound              bool // its checksum is right: it came as it was sent, and so did the command
 }
 
 // frame finds the first whole frame in what came. One that a message of the kernel
 // fell into is whole without that, or so its checksum says.
 func (s *shell) frame() (frame, bool) {
-	f, used := parseFrame(s.in, s.name)
+	f, used := parseFrame(s.in, s.name, s.said)
 	if !f.sound && bytes.Contains(s.in, []byte("[")) {
 		clear(s.mend)
 		s.mend = calm(s.in)
-		if mended, _ := parseFrame(s.mend, s.name); mended.sound {
+		if mended, _ := parseFrame(s.mend, s.name, s.said); mended.sound {
 			f, used = mended, len(s.in)
 		}
 	}
@@ -289,7 +296,7 @@ func (s *shell) frame() (frame, bool) {
 
 // parseFrame returns the first frame of shell name in text, and where it ends; 0
 // if there is none yet.
-func parseFrame(text []byte, name string) (f frame, end int) {
+func parseFrame(text []byte, name string, said map[int]string) (f frame, end int) {
 	open, shut := []byte("<"+name+" "), []byte(" "+name+">")
 	from := bytes.Index(text, open)
 	if from < 0 {
@@ -318,7 +325,7 @@ func parseFrame(text []byte, name string) (f frame, end int) {
 	}
 	f.out = parts[3]
 	sum := sha256.New()
-	fmt.Fprintf(sum, "%d %d %d %s", f.seq, f.asked, f.status, f.out)
+	fmt.Fprintf(sum, "%d %d %d %s%s", f.seq, f.asked, f.status, f.out, said[f.seq])
 	f.sound = hex.EncodeToString(sum.Sum(nil))[:sumLength] == sent
 	return f, end
 }

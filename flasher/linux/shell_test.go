@@ -156,9 +156,10 @@ func TestScriptsInEachShell(t *testing.T) {
 	}
 }
 
-func frameOf(name string, seq, asked, status int, out string) string {
+// frameOf is an answer; c is the command as the shell got it, where that counts.
+func frameOf(name string, seq, asked, status int, out string, c ...string) string {
 	body := fmt.Sprintf("%d %d %d %s", seq, asked, status, out)
-	sum := sha256.Sum256([]byte(body))
+	sum := sha256.Sum256([]byte(body + strings.Join(c, "")))
 	return fmt.Sprintf("<%s %d %d %d %s %s %s>", name, seq, asked, status, out, hex.EncodeToString(sum[:8]), name)
 }
 
@@ -249,7 +250,7 @@ func echoShell(t *testing.T, answer func(far *linktest.Far, line string)) *shell
 
 func TestAnswersThatGoWrong(t *testing.T) {
 	say := func(far *linktest.Far, text string) { _, _ = far.Write([]byte(text)) }
-	good := frameOf("n1", 1, 0, 0, "yes")
+	good := frameOf("n1", 1, 0, 0, "yes", "true")
 	for _, tt := range []struct {
 		name   string
 		answer func(n int, far *linktest.Far, line string) // the n-th line from 1
@@ -261,14 +262,14 @@ func TestAnswersThatGoWrong(t *testing.T) {
 			if n == 1 {
 				say(far, good[:20]+"\xff"+good[20:])
 			} else {
-				say(far, frameOf("n1", 1, 1, 0, "yes"))
+				say(far, frameOf("n1", 1, 1, 0, "yes", "true"))
 			}
 		}, "", false},
 		{"end lost", func(n int, far *linktest.Far, _ string) {
 			if n == 1 {
 				say(far, good[:20])
 			} else {
-				say(far, frameOf("n1", 1, 1, 0, "yes"))
+				say(far, frameOf("n1", 1, 1, 0, "yes", "true"))
 			}
 		}, "", false},
 		{"command lost once", func(n int, far *linktest.Far, line string) {
@@ -278,9 +279,20 @@ func TestAnswersThatGoWrong(t *testing.T) {
 			case strings.HasPrefix(line, "y "):
 				say(far, frameOf("n1", 0, 1, 0, ""))
 			default:
-				say(far, frameOf("n1", 2, 0, 0, "yes"))
+				say(far, frameOf("n1", 2, 0, 0, "yes", "true"))
 			}
 		}, "", false},
+		{"command damaged once", func(n int, far *linktest.Far, line string) {
+			var asked int
+			if _, err := fmt.Sscanf(line, "y %d", &asked); err == nil || n == 1 {
+				say(far, frameOf("n1", 1, asked, 0, "", "trve"))
+			} else {
+				say(far, frameOf("n1", 2, 0, 0, "yes", "true"))
+			}
+		}, "", false},
+		{"command damaged for ever", func(n int, far *linktest.Far, line string) {
+			say(far, frameOf("n1", 1+n/(asksMost+1), 0, 0, "", "trve"))
+		}, "console-garbled", false},
 		{"damaged for ever", func(n int, far *linktest.Far, _ string) { say(far, good[:20]+"\xff"+good[20:]) }, "console-garbled", false},
 		{"command lost for ever", func(n int, far *linktest.Far, line string) {
 			var asked int
@@ -337,7 +349,7 @@ func TestOnceIsOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		sent := 0
 		s := echoShell(t, func(far *linktest.Far, line string) {
-			if strings.HasPrefix(line, "o=") {
+			if strings.HasPrefix(line, "c=") {
 				sent++
 				_, _ = far.Write([]byte("noise\n"))
 				return

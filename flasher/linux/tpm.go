@@ -36,8 +36,8 @@ const (
 // buffers have 1024 bytes (musl) and more, and for what is longer dd gathers it. A
 // device that cannot be opened answers with nothing; one that is not there would
 // be made, a plain file.
-const talking = `t(){ o=$(printf %s "$2"|base64 -d>&3;u);z $1 $?;}
-T(){ o=$(printf %s "$2"|base64 -d|dd obs=4096 2>/dev/null >&3;u);z $1 $?;}
+const talking = `t(){ c=$2;o=$(printf %s "$2"|base64 -d>&3;u);z $1 $?;}
+T(){ c=$2;o=$(printf %s "$2"|base64 -d|dd obs=4096 2>/dev/null >&3;u);z $1 $?;}
 u(){ dd bs=4096 count=1 <&3 2>/dev/null|base64;}
 [ ! -c ` + tpmDevice + ` ]||command exec 3<>` + tpmDevice + `
 `
@@ -61,7 +61,8 @@ func (d *device) openTPM(ctx context.Context) error {
 }
 
 // Send implements tpm.Transport. A command is never sent twice; its response is,
-// when noise hit it on its way.
+// when noise hit it on its way. One that noise hit on its way to the TPM is none of
+// ours, and what it led to is not looked at.
 func (d *device) Send(ctx context.Context, command []byte) ([]byte, error) {
 	text := base64.StdEncoding.AppendEncode(nil, command)
 	line := make([]byte, 0, len(text)+100)
@@ -74,7 +75,7 @@ func (d *device) Send(ctx context.Context, command []byte) ([]byte, error) {
 		}
 		line = fmt.Appendf(line, "T %%d $q%s\n", text)
 	}
-	seq, err := d.shell.ask(ctx, line)
+	seq, err := d.shell.ask(ctx, line, base64.StdEncoding.EncodeToString(command))
 	if err != nil {
 		return nil, err
 	}

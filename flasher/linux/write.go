@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/base64"
-	"encoding/hex"
 	"errors"
 	"fmt"
 
@@ -24,17 +23,17 @@ const (
 )
 
 // writing tells the shell how a file is written: b begins it as a temporary file
-// beside its place, d adds a piece, f compares the SHA-256, gives it owner and
-// mode, brings it to the storage, puts it into its place in one step, and brings
-// the folder to the storage, with those above it where it is new. k keeps the
-// first failure, so that only the end must be waited for; BusyBox's base64 fails
-// with a word and without a status. A temporary file that was left behind is
-// removed first.
-const writing = `b(){ f=$1 d=${1%%/*} k=0 w=;d=${d:-/};t=${d%%/}/.${f##*/}.nameplate
+// beside its place, d adds a piece, f compares the SHA-256 over all that was said,
+// path, mode and owner too, gives it owner and mode, brings it to the storage, puts
+// it into its place in one step, and brings the folder to the storage, with those
+// above it where it is new. k keeps the first failure, so that only the end must be
+// waited for; BusyBox's base64 fails with a word and without a status. A temporary
+// file that was left behind is removed first.
+const writing = `b(){ c= f=$1 d=${1%%/*} k=0 w=;d=${d:-/};t=${d%%/}/.${f##*/}.nameplate
 o=$({ [ ! -d "$f" ]||exit %[1]d;[ -d "$d" ]||{ (umask 022;mkdir -p "$d")||exit %[2]d;echo w;};rm -f "$t"&&:>"$t"||exit %[3]d;} 2>&1)||k=$?
 w=$o;[ $k != 0 ]||o=;}
 d(){ [ $k != 0 ]||o=$({ printf %%s "$1"|base64 -d>>"$t";} 2>&1);[ -z "$o" ]||[ $k != 0 ]||k=%[3]d;}
-f(){ [ $k != 0 ]||o=$({ h=$(sha256sum<"$t")&&[ "${h%%%% *}" = $2 ]||exit %[4]d
+f(){ [ $k != 0 ]||o=$({ h=$({ printf %%s "$f $3 $4 ";cat "$t";}|sha256sum)&&[ "${h%%%% *}" = $2 ]||exit %[4]d
 [ -z "$4" ]||chown "$4" "$t"||exit %[5]d
 chmod $3 "$t"&&S "$t"&&mv -f "$t" "$f"||exit %[6]d
 D "$d" $w;} 2>&1)||k=$?
@@ -107,8 +106,10 @@ func (d *device) writeFile(ctx context.Context, s flasher.Segment, progress func
 		}
 		progress(at + len(piece))
 	}
-	sum := sha256.Sum256(s.Data)
-	seq, err := w.ask(ctx, fmt.Appendf(nil, "f %%d %s %o %s\n", hex.EncodeToString(sum[:]), s.Mode, quoted(s.Owner)))
+	sum := sha256.New()
+	fmt.Fprintf(sum, "%s %o %s ", s.Target, s.Mode, s.Owner)
+	sum.Write(s.Data)
+	seq, err := w.ask(ctx, fmt.Appendf(nil, "f %%d %x %o %s\n", sum.Sum(nil), s.Mode, quoted(s.Owner)), "")
 	if err != nil {
 		return err
 	}
@@ -151,7 +152,7 @@ func (w *window) say(ctx context.Context, line []byte) error {
 	if w.sent-w.asked < askEvery {
 		return nil
 	}
-	seq, err := w.ask(ctx, []byte("z %d $k\n"))
+	seq, err := w.ask(ctx, []byte("z %d $k\n"), "")
 	w.questions, w.asked = append(w.questions, question{seq, w.sent}), w.sent
 	return err
 }

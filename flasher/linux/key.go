@@ -36,9 +36,11 @@ if [ ! -e "$f" ];then
 rm -f "$t"
 o=$(openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -pkeyopt ec_param_enc:named_curve -out "$t" 2>&1)||x %[6]d
 [ -z %[3]s ]||o=$(chown %[3]s "$t" 2>&1)||x %[7]d
-o=$({ chmod %[2]o "$t"&&S "$t"&&mv -f "$t" "$f";} 2>&1)||x %[8]d
+o=$(chmod %[2]o "$t" 2>&1)||x %[8]d
+S "$t"||x %[9]d
+o=$(mv -f "$t" "$f" 2>&1)||x %[8]d
 fi
-S "$f";D "$d" $w
+S "$f"&&D "$d" $w||exit %[9]d
 openssl pkey -in "$f" -passin pass: -pubout -outform DER 2>/dev/null|base64`
 
 // showKey prints the public half of a key that is there.
@@ -64,7 +66,7 @@ func (k fileKey) request(ctx context.Context, commonName string) ([]byte, error)
 		f.Mode = 0o600
 	}
 	a, err := k.shell.run(ctx, syncLimit, fmt.Sprintf(makeKey, quoted(f.Path), f.Mode, quoted(f.Owner),
-		statusFolder, statusNoFolder, statusNoKey, statusOwner, statusRename))
+		statusFolder, statusNoFolder, statusNoKey, statusOwner, statusRename, statusSync))
 	if err != nil {
 		return nil, err
 	}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"path"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -131,17 +132,19 @@ func (d *device) identify(ctx context.Context) error {
 	return nil
 }
 
-// drawn is addr_assign_type of an address that the kernel drew at random
-// (NET_ADDR_RANDOM, linux/netdevice.h): the next start gives another.
-const drawn = "1"
+// burnt is addr_assign_type of an address that the hardware brought with it
+// (NET_ADDR_PERM, linux/netdevice.h). Others were drawn at random, taken from
+// another interface, or set by a program of the image: copies of it have the same.
+const burnt = "0"
 
 func macAddress(name, text, assigned string) (string, error) {
 	if text == "" {
 		return "", interfaceMissing(name)
 	}
+	foreign := assigned != "" && assigned != burnt // old kernels do not say
 	mac, err := net.ParseMAC(text)
-	if err != nil || len(mac) != 6 || mac[0]&1 != 0 || len(bytes.Trim(mac, "\x00")) == 0 || assigned == drawn {
-		return "", macInvalid(name, text, assigned == drawn)
+	if err != nil || len(mac) != 6 || mac[0]&1 != 0 || len(bytes.Trim(mac, "\x00")) == 0 || foreign {
+		return "", macInvalid(name, text, foreign)
 	}
 	return mac.String(), nil
 }
@@ -152,9 +155,12 @@ var placeholders = []string{
 	"not available", "none", "n/a", "na", "unknown", "oem", "o.e.m.", "empty", "invalid", "0123456789", "123456789", "1234567890",
 }
 
-// plausible: not a placeholder, and not one character only.
+// serialForm is what somebody who writes serial numbers may write.
+var serialForm = regexp.MustCompile(`^[!-~][ -~]{2,62}[!-~]$`)
+
+// plausible: text, not a placeholder, and not one character only.
 func plausible(serial string) bool {
-	return len(serial) >= 4 && !slices.Contains(placeholders, serial) && strings.Trim(serial, serial[:1]) != ""
+	return serialForm.MatchString(serial) && !slices.Contains(placeholders, serial) && strings.Trim(serial, serial[:1]) != ""
 }
 
 // security is what the firmware says of secure boot. A board without EFI says

@@ -93,7 +93,7 @@ func (d *device) readFiles(ctx context.Context, names []string) (map[string][]by
 		if err != nil {
 			return files, err
 		}
-		sizes, err := firstBlocks(a.out, files)
+		sizes, err := firstBlocks(some, a.out, files)
 		if err != nil {
 			return files, err
 		}
@@ -106,16 +106,19 @@ func (d *device) readFiles(ctx context.Context, names []string) (map[string][]by
 	return files, nil
 }
 
-// firstBlocks takes what g printed for some files: a line with size and name for
+// firstBlocks takes what g printed for the files that were asked for: a line with size and name for
 // each, and base64, which has no spaces.
-func firstBlocks(out []byte, files map[string][]byte) (map[string]int, error) {
+func firstBlocks(asked []string, out []byte, files map[string][]byte) (map[string]int, error) {
 	sizes := map[string]int{}
 	for len(out) > 0 {
 		title, rest, _ := bytes.Cut(out, []byte("\n"))
 		size, name, ok := strings.Cut(strings.TrimSpace(string(title)), " ")
 		n, err := strconv.Atoi(size)
 		if !ok || err != nil || n < 0 {
-			return nil, fmt.Errorf("%q is not size and name of a file", title)
+			return nil, fmt.Errorf("a line of %d bytes is not size and name of a file", len(title))
+		}
+		if _, again := sizes[name]; again || !slices.Contains(asked, name) {
+			return nil, errors.New("the board tells of a file that it was not asked for")
 		}
 		end := 0
 		for end < len(rest) {

@@ -47,7 +47,7 @@ func loginRefused() *flasher.Refusal {
 func notRoot(uid string) *flasher.Refusal {
 	return &flasher.Refusal{
 		Code:     "not-root",
-		Sentence: fmt.Sprintf("The user of the board's console is not root: its number is %q.", uid),
+		Sentence: fmt.Sprintf("The user of the board's console is not root: its number is %.16q.", uid),
 		Next:     "Name a user with number 0 in the console section of the product file.",
 	}
 }
@@ -90,7 +90,7 @@ func readDiffers() *flasher.Refusal {
 func modelUnexpected(found, expected string) *flasher.Refusal {
 	r := &flasher.Refusal{
 		Code:     "chip-unexpected",
-		Sentence: fmt.Sprintf("This board is a %q, but the product is a %q.", found, expected),
+		Sentence: fmt.Sprintf("This board is a %.64q, but the product is a %.64q.", found, expected),
 		Next:     "Put a board of this product into the slot, or choose the right work order.",
 	}
 	if found == "" {
@@ -107,14 +107,14 @@ func interfaceMissing(name string) *flasher.Refusal {
 	}
 }
 
-func macInvalid(name, mac string, drawn bool) *flasher.Refusal {
+func macInvalid(name, mac string, foreign bool) *flasher.Refusal {
 	r := &flasher.Refusal{
 		Code:     "mac-invalid",
-		Sentence: fmt.Sprintf("The address of the board's %s reads as %q, which no board has.", name, mac),
+		Sentence: fmt.Sprintf("The address of the board's %s reads as %.64q, which no board has.", name, mac),
 		Next:     "Put the board in again; if it happens again, set the board aside.",
 	}
-	if drawn {
-		r.Sentence = fmt.Sprintf("The board's %s has no address of its own: %s was drawn at random and is gone after the next start.", name, mac)
+	if foreign {
+		r.Sentence = fmt.Sprintf("The board's %s has no address of its own: %.64q was drawn at random, or set by a program of its image.", name, mac)
 		r.Next = "Set the board aside; its address was never programmed."
 	}
 	return r
@@ -166,12 +166,39 @@ func keyUnusable(path string, err error) *flasher.Refusal {
 // errChecksum: the board has something else in the file than was sent.
 var errChecksum = errors.New("the SHA-256 on the board differs")
 
+// errnos is what the C library says of the errors that a file can meet (errno(3),
+// strerror in the locale C).
+var errnos = []string{"Read-only file system", "No space left on device", "Disk quota exceeded", "Permission denied", "Operation not permitted",
+	"Input/output error", "No such file or directory", "Not a directory", "Is a directory", "File exists", "Too many levels of symbolic links", "invalid user", "unknown user", "unknown group"}
+
+// heard is what may be repeated of a board's words: those that we know. The others
+// may be what we told it, a key among them.
+func heard(said string) string {
+	var known []string
+	for _, e := range errnos {
+		if strings.Contains(said, e) {
+			known = append(known, e)
+		}
+	}
+	if len(known) == 0 && said != "" {
+		return fmt.Sprintf("%d bytes that are no known error", len(said))
+	}
+	return strings.Join(known, ", ")
+}
+
 // storageRefused says why the board could not keep a file, by the status of our
 // script and by what the C library says of an error (LC_ALL is C there).
 func storageRefused(status int, out []byte) *flasher.Refusal {
 	said := strings.TrimSpace(string(plain(out)))
-	err := fmt.Errorf("status %d, the board says %q", status, said)
+	err := fmt.Errorf("status %d, the board says %q", status, heard(said))
 	switch {
+	case status == statusSync:
+		return &flasher.Refusal{
+			Code:     "filesystem-sync-failed",
+			Sentence: "The board could not bring what was written to its storage.",
+			Next:     "Put the board in again; if it happens again, set the board aside: its storage is bad.",
+			Err:      err,
+		}
 	case strings.Contains(said, "Read-only file system"):
 		return &flasher.Refusal{
 			Code:     "filesystem-read-only",

@@ -53,17 +53,20 @@ const (
 // its status: an answer that was damaged on its way is asked for again, and
 // nothing is done twice. Its checksum comes last: the board computes it while the
 // line is busy with the rest. It is over c, too, which is the command as the board
-// got it: an answer to what we did not say is none. n lives in this shell only, so what bears it comes
-// from the board and the login that it began with. The history of the shell that
-// we came through forgets our lines. What is in o may be a key: no child inherits
-// it. S is fsync where sync takes names; an older one complains that it does not,
-// and syncs everything. D does a folder, with w all of those above it.
-const prologue = `PATH=/usr/sbin:/usr/bin:/sbin:/bin:$PATH LC_ALL=C RANDFILE=/dev/null;export PATH LC_ALL RANDFILE;umask 077;unset o
+// got it: an answer to what we did not say is none. n lives in this shell only,
+// so what bears it comes from the board and the login that it began with. The
+// history of the shell that we came through forgets our lines. What is in o may be
+// a key: no child inherits it, and no shell that was told to trace its commands
+// shows it. S is fsync where sync takes names, which is found out once: its failure
+// then is final, where the plain sync behind it would answer that all is well. D
+// does a folder, with w all of those above it.
+const prologue = `PATH=/usr/sbin:/usr/bin:/sbin:/bin:$PATH LC_ALL=C RANDFILE=/dev/null;export PATH LC_ALL RANDFILE;umask 077;unset o;set +xv 2>/dev/null
 n=%[1]s o= e=0 s=0 k=0 c=
 y(){ printf %%s "<$n $s $1 $e $o ";h=$(printf %%s "$s $1 $e $o$c"|sha256sum);printf %%s "${h%%"${h#????????????????}"} $n>";}
 z(){ s=$1 e=$2;y 0;}
-S(){ sync "$@"||sync;}
-D(){ S "$1";[ -z "$2" ]||[ "$1" = / ]||{ set -- "${1%%/*}" w;D "${1:-/}" w;};}
+Y=;! sync / 2>/dev/null||Y=y
+S(){ if [ "$Y" ];then sync "$@" 2>/dev/null;else sync 2>/dev/null;fi;}
+D(){ S "$1"||return 1;[ -z "$2" ]||[ "$1" = / ]||{ set -- "${1%%/*}" w;D "${1:-/}" w;};}
 H=${H:-$HOME/.ash_history};[ -f "$H" ]&&grep -q %[2]s "$H"&&sed -i /%[2]s/d "$H"&&{ [ -s "$H" ]||rm -f "$H";}
 %[3]sm=;for c in base64 cat chmod chown dd mkdir mv printf rm sha256sum sync tr wc;do type $c>/dev/null 2>&1||m="$m $c";done
 printf %%s "<$n tools$m $n>"

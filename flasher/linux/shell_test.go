@@ -211,8 +211,11 @@ func FuzzAnswer(f *testing.F) {
 			t.Errorf("%q counts as %+v", text, fr)
 		}
 		files := map[string][]byte{}
-		sizes, err := firstBlocks(text, files)
+		sizes, err := firstBlocks([]string{"/etc/a", "/etc/b"}, text, files)
 		for name, size := range sizes {
+			if name != "/etc/a" && name != "/etc/b" {
+				t.Errorf("%q was not asked for", name)
+			}
 			if err == nil && (size > largestFile || len(files[name]) > size) {
 				t.Errorf("%q: %d bytes of %d", name, len(files[name]), size)
 			}

@@ -20,6 +20,7 @@ const (
 	statusNoFolder
 	statusNoKey
 	statusRename
+	statusSync
 )
 
 // writing tells the shell how a file is written: b begins it as a temporary file
@@ -35,8 +36,10 @@ w=$o;[ $k != 0 ]||o=;}
 d(){ [ $k != 0 ]||o=$({ printf %%s "$1"|base64 -d>>"$t";} 2>&1);[ -z "$o" ]||[ $k != 0 ]||k=%[3]d;}
 f(){ [ $k != 0 ]||o=$({ h=$({ printf %%s "$f $3 $4 ";cat "$t";}|sha256sum)&&[ "${h%%%% *}" = $2 ]||exit %[4]d
 [ -z "$4" ]||chown "$4" "$t"||exit %[5]d
-chmod $3 "$t"&&S "$t"&&mv -f "$t" "$f"||exit %[6]d
-D "$d" $w;} 2>&1)||k=$?
+chmod $3 "$t"||exit %[6]d
+S "$t"||exit %[7]d
+mv -f "$t" "$f"||exit %[6]d
+D "$d" $w||exit %[7]d;} 2>&1)||k=$?
 [ $k = 0 ]||rm -f "$t";z $1 $k;}
 `
 
@@ -81,7 +84,7 @@ func (d *device) teachWriting(ctx context.Context) error {
 		return nil
 	}
 	d.writer = true
-	return d.shell.tell(ctx, fmt.Appendf(nil, writing, statusFolder, statusNoFolder, statusUnwritable, statusChecksum, statusOwner, statusRename))
+	return d.shell.tell(ctx, fmt.Appendf(nil, writing, statusFolder, statusNoFolder, statusUnwritable, statusChecksum, statusOwner, statusRename, statusSync))
 }
 
 // writeFile writes one file. Several lines are under way, so that neither side

@@ -45,6 +45,7 @@ var boardsFault = map[string]bool{
 	"ek-unusable":                true,
 	"hardware-id-unfit":          true,
 	"filesystem-full":            true,
+	"filesystem-sync-failed":     true,
 	"filesystem-read-only":       true,
 	"flash-verify-failed":        true,
 	"key-known":                  true,

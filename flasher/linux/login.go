@@ -25,6 +25,10 @@ const (
 	settle       = 300 * time.Millisecond
 	answerSettle = time.Second
 	nameSettle   = 4 * time.Second
+	// unasked is how long a board that talks by itself must have stopped: it is
+	// starting, and a key would stop its boot loader. One that counts down to its
+	// start is listened to for bootSilence.
+	unasked, bootSilence = 1500 * time.Millisecond, 5 * time.Second
 	// wakeLimit is how long a console may take to say anything after a key.
 	wakeLimit = time.Second
 	// askLimit is for the next question of a login that has begun: a login
@@ -39,8 +43,11 @@ const (
 	enterLimit = 90 * time.Second
 	// Tries before one gives up on a console that says nothing, on one that makes
 	// no sense, and on a login that comes back before it asks for a password.
-	silentTries, senselessTries, nameTries = 5, 10, 4
+	silentTries, senselessTries, nameTries = 14, 14, 4
 )
+
+// tailMost is more than any prompt, and than an answer to the question with its echo.
+const tailMost = 4 << 10
 
 const interrupt = "\x03" // ^C
 
@@ -56,7 +63,11 @@ var (
 	// kernelText is a message of the kernel, which may come behind a prompt, or of
 	// a system that is starting.
 	kernelText = regexp.MustCompile(`\[ *\d{1,7}\.\d{6}\][^\n]*(?:\n|\z)`)
-	bootText   = regexp.MustCompile(`(?m)^\[[ 0-9.A-Z]{4,14}\] `)
+	// countdown is a boot loader that a key would stop, loaderPrompt one that was
+	// stopped.
+	countdown    = regexp.MustCompile(`(?i)(?:autoboot|to (?:stop|interrupt|abort|cancel))\b[^\n]*\z`)
+	loaderPrompt = regexp.MustCompile(`(?:=>|U-Boot>|grub>|barebox:/) ?\z|Unknown command '`)
+	bootText     = regexp.MustCompile(`(?m)^\[[ 0-9.A-Z]{4,14}\] `)
 )
 
 // place is where a console is.
@@ -106,14 +117,15 @@ type entrance struct {
 	mark mark
 	uid  string // of the shell that answered
 
-	typed  string // the last line that may be echoed
-	heard  bool   // the console has ever said anything
-	named  int    // how often the user name was given
-	hushed bool   // and since then the console has fallen silent
-	gave   bool   // the password was given; it is given once
-	left   bool   // a shell of somebody else was left
-	tries  int    // to get a sign from a console that makes no sense
-	idle   int    // of these, those at which the board did nothing by itself
+	typed   string // the last line that may be echoed
+	heard   bool   // the console has ever said anything
+	named   int    // how often the user name was given
+	hushed  bool   // and since then the console has fallen silent
+	counted bool   // a boot loader's countdown was heard out
+	gave    bool   // the password was given; it is given once
+	left    bool   // a shell of somebody else was left
+	tries   int    // to get a sign from a console that makes no sense
+	idle    int    // of these, those at which the board did nothing by itself
 }
 
 // enter finds out where the console is and goes on from there until a quiet shell
@@ -121,7 +133,7 @@ type entrance struct {
 func (e *entrance) enter(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, enterLimit, errNoPrompt)
 	defer cancel()
-	here, err := e.look(ctx, listenFirst, settle, enterLimit)
+	here, err := e.look(ctx, listenFirst, unasked, enterLimit)
 	for err == nil {
 		if here == atShell && e.uid == "0" {
 			return nil
@@ -131,6 +143,9 @@ func (e *entrance) enter(ctx context.Context) error {
 	if errors.Is(err, errNoPrompt) {
 		if !e.heard {
 			return boardSilent(err)
+		}
+		if loaderPrompt.Match(plain(tail(e.in))) {
+			return inBootLoader(err)
 		}
 		return noPrompt(err)
 	}
@@ -183,6 +198,10 @@ func (e *entrance) step(ctx context.Context, here place) (place, error) {
 			return nowhere, err
 		}
 		return e.look(ctx, askLimit, settle, lookLimit)
+	}
+	if countdown.Match(plain(tail(e.in))) && !e.counted {
+		e.counted = true
+		return e.look(ctx, bootSilence, bootSilence, enterLimit)
 	}
 	if !bootText.Match(e.in) {
 		e.idle++
@@ -280,7 +299,7 @@ func (e *entrance) look(ctx context.Context, first, settle, limit time.Duration)
 // place says where the text that came leaves us.
 func (e *entrance) place() place {
 	e.heard = e.heard || len(e.in) > 0
-	text := calm(plain(e.in))
+	text := calm(plain(tail(e.in)))
 	if m := e.mark.answer.FindSubmatch(text); m != nil {
 		e.uid = string(m[1])
 		return atShell
@@ -296,6 +315,10 @@ func (e *entrance) place() place {
 	}
 	return unknown
 }
+
+// tail is the end of what came: what a console asks stands there, and a board that
+// starts says a lot before.
+func tail(in []byte) []byte { return in[max(0, len(in)-tailMost):] }
 
 // calm is text without the messages of the kernel, in memory of its own.
 func calm(text []byte) []byte {

@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -166,7 +167,7 @@ func TestEntrance(t *testing.T) {
 
 		{name: "nothing at all", line: func(p *played, _ string) { p.silent = true }, code: "board-silent"},
 		{name: "an echo", line: func(*played, string) {}, code: "no-prompt"},
-		{name: "a boot loader", line: func(p *played, text string) { p.say("Unknown command '" + text + "' - try 'help'\r\n=> ") }, code: "no-prompt"},
+		{name: "a boot loader", line: func(p *played, text string) { p.say("Unknown command '" + text + "' - try 'help'\r\n=> ") }, code: "board-in-boot-loader"},
 		{name: "noise without end", line: func(p *played, text string) {
 			for i := range 1000 {
 				p.later(time.Duration(i)*100*time.Millisecond, noise)
@@ -277,4 +278,32 @@ func TestLinkThatBreaksIsNoRefusal(t *testing.T) {
 	if err := e.enter(t.Context()); !errors.Is(err, errFar) {
 		t.Errorf("got %v", err)
 	}
+}
+
+// A boot loader that counts down is left alone: a key would stop it for good.
+func TestBootLoaderIsLeftAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var started atomic.Bool
+		p := play(t, func(p *played, text string) {
+			if !started.Load() {
+				t.Errorf("%q was typed to a boot loader", text)
+			}
+			login(p, text)
+		})
+		l, err := p.port.Open(t.Context(), link.Mode{Baud: 115200})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		p.say("U-Boot 2023.01\r\nHit any key to stop autoboot:  3 ")
+		for i, digit := range []string{"\b\b 2 ", "\b\b 1 ", "\b\b 0 \r\n", "\r\nStarting kernel ...\r\n"} {
+			p.later(time.Duration(i+1)*time.Second, digit)
+		}
+		time.AfterFunc(5*time.Second, func() { started.Store(true) })
+		p.later(6*time.Second, "\r\ngateway login: ")
+		e := &entrance{console: newConsole(l, 115200), who: flasher.Console{User: "root", Password: flasher.Secret("secret")}, mark: newMark()}
+		if err := e.enter(t.Context()); err != nil || e.uid != "0" {
+			t.Errorf("%v, user %q, after %q", err, e.uid, p.typed)
+		}
+	})
 }

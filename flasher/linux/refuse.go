@@ -28,6 +28,15 @@ func noPrompt(err error) *flasher.Refusal {
 	}
 }
 
+func inBootLoader(err error) *flasher.Refusal {
+	return &flasher.Refusal{
+		Code:     "board-in-boot-loader",
+		Sentence: "The board stands in its boot loader.",
+		Next:     "Switch it off and on without touching a key, then put it in again; if it happens again, have its image checked.",
+		Err:      err,
+	}
+}
+
 func loginNeeded() *flasher.Refusal {
 	return &flasher.Refusal{
 		Code:     "login-needed",

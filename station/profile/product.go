@@ -33,9 +33,9 @@ type Product struct {
 	// last two for family linux. Not for symmetricKey and tpm.
 	Key string `yaml:"key,optional"`
 	// RegistrationID is the template of the registration ID: literal text with
-	// {serial}, {mac} (12 hexadecimal digits) and, for devices with a TPM, {ek}
-	// (52 characters: the ID that the service's own tools derive from the
-	// endorsement key). It is lower-cased. At least one of them must be in it, and
+	// {serial}, {mac} (12 hexadecimal digits) and, for devices with a TPM whose
+	// endorsement key is rsa-2048, {ek} (52 characters: the ID that the service's
+	// own tools derive from that key). It is lower-cased. At least one of them must be in it, and
 	// it ends in at most 128 characters, 64 for x509.
 	RegistrationID string `yaml:"registration_id"`
 	// Device says which device is expected and where it keeps its identity.
@@ -250,7 +250,7 @@ func (d *decoder) product(p *Product) {
 		d.attestation(*p)
 		d.tpm(*p)
 	}
-	d.template(p.RegistrationID, p.HasTPM())
+	d.template(*p)
 	switch p.Family {
 	case espressif:
 		d.foreign(linux, "options.interface", "options.console", "options.key", "options.store.config", "options.store.certificate",
@@ -330,14 +330,20 @@ func (d *decoder) attestation(p Product) {
 
 var placeholder = regexp.MustCompile(`\{[^{}]*\}|[{}]`)
 
-func (d *decoder) template(t string, tpm bool) {
+func (d *decoder) template(p Product) {
+	t := p.RegistrationID
+	ek := p.HasTPM() && p.TPM.EK == "rsa-2048"
 	names, either := "{serial} and {mac}", "{serial} or {mac}"
-	if tpm {
+	if ek {
 		names, either = "{serial}, {mac} and {ek}", "{serial}, {mac} or {ek}"
 	}
 	found := placeholder.FindAllString(t, -1)
 	for _, f := range found {
-		if f != "{serial}" && f != "{mac}" && !(tpm && f == "{ek}") {
+		switch {
+		case f == "{serial}", f == "{mac}", f == "{ek}" && ek:
+		case f == "{ek}" && p.HasTPM():
+			d.bad("registration_id", "registration_id holds {ek}, and tpm.ek is "+p.TPM.EK, "{ek} for rsa-2048 only", "use {serial} or {mac}")
+		default:
 			d.bad("registration_id", fmt.Sprintf("registration_id holds %s", f), names+" only", "correct the template")
 		}
 	}

@@ -282,6 +282,8 @@ products/p1.yaml:15: options.key.handle is only for key tpm; expected no such ke
 		{"  roots: tpm-roots\n", "", `products/p1.yaml:6: tpm.roots is missing; expected a folder with the TPM makers' roots; add the key, or set ek_certificate: none`},
 		{"require", "none", `products/p1.yaml:8: tpm.roots has no effect with ek_certificate: none; expected no such key; remove it, or choose another policy`},
 		{"require", "require\n  ek: p-384", ``},
+		{"registration_id: gw-{serial}\ntpm:", "registration_id: gw-{ek}\ntpm:\n  ek: p-384", `products/p1.yaml:5: registration_id holds {ek}, and tpm.ek is p-384; expected {ek} for rsa-2048 only; use {serial} or {mac}`},
+		{"registration_id: gw-{serial}\ntpm:", "registration_id: gw-{ek}\ntpm:\n  ek: rsa-2048", ``},
 		{"require", "require\n  ek: rsa-1024", `products/p1.yaml:8: tpm.ek is "rsa-1024"; expected rsa-2048 or p-256 or p-384; choose one of them`},
 		{"tpm-roots", "/etc/ssl", `products/p1.yaml:8: tpm.roots is "/etc/ssl"; expected a path within the station's folder; put the file there`},
 		{"Example Gateway 2", "' '", `products/p1.yaml:10: options.chip is " "; expected the board's model as its device tree or its DMI table says it; correct the value`},

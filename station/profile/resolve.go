@@ -73,8 +73,8 @@ func orNone(names []string) string {
 	return "one of " + strings.Join(names, ", ")
 }
 
-// sampleUnit stands for any unit: every MAC and every EK's ID has the same length
-// and alphabet.
+// sampleUnit stands for any unit: every MAC and every RSA EK's ID has the same
+// length and alphabet.
 var sampleUnit = records.Unit{ID: 1, State: records.Seen, Hardware: []records.HardwareID{
 	{Kind: "mac", Value: "00:00:5e:00:53:01"}, {Kind: "ek", Value: strings.Repeat("a", 52)}}}
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"regexp"
 	"time"
 
 	"nameplate/flasher/link"
@@ -24,7 +25,9 @@ type console struct {
 	buf  [4096]byte
 	in   []byte // what came and was not dropped; without CR
 	used int    // how much of it belongs to the last answer and what was before
-	mend []byte // in without the kernel's messages, where that made sense
+	calm calmer // in without the kernel's messages, where somebody wanted that
+	// sought is how far in and calm.out were looked through for the end of an answer.
+	sought struct{ in, calm int }
 }
 
 func newConsole(l link.Link, baud int) *console {
@@ -58,12 +61,7 @@ func (c *console) take(p []byte) {
 	if len(c.in)+len(p) > heardMost {
 		c.drop(len(c.in) / 2)
 	}
-	if room := len(c.in) + len(p); room > cap(c.in) {
-		grown := make([]byte, len(c.in), 2*room)
-		copy(grown, c.in)
-		clear(c.in)
-		c.in = grown
-	}
+	c.in = grow(c.in, len(p))
 	for _, b := range p {
 		if b != '\r' {
 			c.in = append(c.in, b)
@@ -75,16 +73,34 @@ func (c *console) take(p []byte) {
 func (c *console) drop(n int) {
 	rest := copy(c.in, c.in[n:])
 	clear(c.in[rest:])
-	c.in, c.used = c.in[:rest], 0
-	clear(c.mend)
+	c.in = c.in[:rest]
+	c.begin()
+}
+
+// begin looks at what is there as if it had just come.
+func (c *console) begin() {
+	c.used, c.sought.in, c.sought.calm = 0, 0, 0
+	c.calm.forget()
+}
+
+// grow makes room for n bytes more; memory that is outgrown is wiped.
+func grow(b []byte, n int) []byte {
+	room := len(b) + n
+	if room <= cap(b) {
+		return b
+	}
+	grown := make([]byte, len(b), 2*room)
+	copy(grown, b)
+	clear(b)
+	return grown
 }
 
 // forget wipes all that came; it may be a key.
 func (c *console) forget() {
 	c.in = c.in[:cap(c.in)]
 	clear(c.in)
-	c.in, c.used = c.in[:0], 0
-	clear(c.mend)
+	c.in = c.in[:0]
+	c.begin()
 	clear(c.buf[:])
 }
 
@@ -110,6 +126,70 @@ func cause(ctx context.Context, err error) error {
 		return context.Cause(ctx)
 	}
 	return err
+}
+
+// The time that begins a message of the kernel (printk: "[%5lu.%06lu] "), and what
+// may become one.
+var (
+	kernelTime  = regexp.MustCompile(`\A\[ {0,12}\d{1,7}\.\d{6}\]`)
+	kernelStart = regexp.MustCompile(`\A\[ {0,12}(?:\d{1,7}(?:\.\d{0,6})?)?\z`)
+)
+
+// kernelTimeMost is more than such a time is long.
+const kernelTimeMost = 32
+
+// calmer takes the kernel's messages out of a text that grows: each from its time,
+// wherever that is, to the end of its line. It looks at each byte once, whatever a
+// board sends.
+type calmer struct {
+	out       []byte
+	done      int  // how much of the text was looked at
+	inMessage bool // and it ends in a message
+}
+
+// take goes on in text, which begins with what it was before.
+func (c *calmer) take(text []byte) {
+	c.out = grow(c.out, len(text)-c.done)
+	for c.done < len(text) {
+		rest := text[c.done:]
+		if c.inMessage {
+			end := bytes.IndexByte(rest, '\n')
+			if end < 0 {
+				c.done = len(text)
+				return
+			}
+			c.done, c.inMessage = c.done+end+1, false
+			continue
+		}
+		at := bytes.IndexByte(rest, '[')
+		if at < 0 {
+			at = len(rest)
+		}
+		c.out, c.done, rest = append(c.out, rest[:at]...), c.done+at, rest[at:]
+		if len(rest) == 0 {
+			return
+		}
+		head := rest[:min(len(rest), kernelTimeMost)]
+		if m := kernelTime.FindIndex(head); m != nil {
+			c.done, c.inMessage = c.done+m[1], true
+		} else if kernelStart.Match(head) {
+			return
+		} else {
+			c.out, c.done = append(c.out, '['), c.done+1
+		}
+	}
+}
+
+func (c *calmer) forget() {
+	clear(c.out[:cap(c.out)])
+	*c = calmer{out: c.out[:0]}
+}
+
+// calm is text without the messages of the kernel, in memory of its own.
+func calm(text []byte) []byte {
+	var c calmer
+	c.take(text)
+	return append(c.out, text[c.done:]...)
 }
 
 // plain is text without escape sequences (ECMA-48, 5.4 and 8.3.89; OSC ends with

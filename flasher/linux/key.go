@@ -28,11 +28,11 @@ type fileKey struct{ *device }
 // is brought to the storage, too. What is said on the way counts only if it led to
 // nothing: openssl complains of a configuration that it can do without.
 const makeKey = `
-f=%[1]s;d=${f%%/*};d=${d:-/};t=${d%%/}/.${f##*/}.nameplate w=
+f=%[1]s;d=${f%%/*};d=${d:-/};t=${d%%/}/.${f##*/}.nameplate;p "$d"
 x(){ rm -f "$t";echo "$o";exit $1;}
 [ ! -d "$f" ]||exit %[4]d
 if [ ! -e "$f" ];then
-[ -d "$d" ]||{ (umask 022;mkdir -p "$d" 2>&1)||exit %[5]d;w=w;}
+[ -d "$d" ]||(umask 022;mkdir -p "$d" 2>&1)||exit %[5]d
 rm -f "$t"
 o=$(openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -pkeyopt ec_param_enc:named_curve -out "$t" 2>&1)||x %[6]d
 [ -z %[3]s ]||o=$(chown %[3]s "$t" 2>&1)||x %[7]d
@@ -40,7 +40,7 @@ o=$(chmod %[2]o "$t" 2>&1)||x %[8]d
 S "$t"||x %[9]d
 o=$(mv -f "$t" "$f" 2>&1)||x %[8]d
 fi
-S "$f"&&D "$d" $w||exit %[9]d
+S "$f"&&D "$d"||exit %[9]d
 openssl pkey -in "$f" -passin pass: -pubout -outform DER 2>/dev/null|base64`
 
 // showKey prints the public half of a key that is there.

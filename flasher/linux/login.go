@@ -46,8 +46,8 @@ const (
 	silentTries, senselessTries, nameTries = 14, 14, 4
 )
 
-// tailMost is more than any prompt, and than an answer to the question with its echo.
-const tailMost = 4 << 10
+// tailMost is more than any prompt, and than an answer to the question.
+const tailMost = 1 << 10
 
 const interrupt = "\x03" // ^C
 
@@ -60,14 +60,12 @@ var (
 	passwordPrompt = regexp.MustCompile(`(?i)passw(?:or)?d\b[^\n:]{0,60}:[ \t]*\z`)
 	// shellPrompt only makes us ask a little sooner; what answers decides.
 	shellPrompt = regexp.MustCompile(`[#$>%] ?\z`)
-	// kernelText is a message of the kernel, which may come behind a prompt, or of
-	// a system that is starting.
-	kernelText = regexp.MustCompile(`\[ *\d{1,7}\.\d{6}\][^\n]*(?:\n|\z)`)
 	// countdown is a boot loader that a key would stop, loaderPrompt one that was
 	// stopped.
 	countdown    = regexp.MustCompile(`(?i)(?:autoboot|to (?:stop|interrupt|abort|cancel))\b[^\n]*\z`)
 	loaderPrompt = regexp.MustCompile(`(?:=>|U-Boot>|grub>|barebox:/) ?\z|Unknown command '`)
-	bootText     = regexp.MustCompile(`(?m)^\[[ 0-9.A-Z]{4,14}\] `)
+	// bootText is a line of a system that is starting.
+	bootText = regexp.MustCompile(`(?m)^\[[ 0-9.A-Z]{4,14}\] `)
 )
 
 // place is where a console is.
@@ -279,7 +277,7 @@ func (e *entrance) look(ctx context.Context, first, settle, limit time.Duration)
 	end := time.Now().Add(limit)
 	for {
 		here := e.place()
-		if here > unknown || here == unknown && settle != answerSettle && shellPrompt.Match(plain(e.in)) {
+		if here > unknown || here == unknown && settle != answerSettle && shellPrompt.Match(plain(tail(e.in))) {
 			return here, nil
 		}
 		quiet := first
@@ -300,9 +298,11 @@ func (e *entrance) look(ctx context.Context, first, settle, limit time.Duration)
 func (e *entrance) place() place {
 	e.heard = e.heard || len(e.in) > 0
 	text := calm(plain(tail(e.in)))
-	if m := e.mark.answer.FindSubmatch(text); m != nil {
-		e.uid = string(m[1])
-		return atShell
+	for _, answer := range [][]byte{text, e.marked()} {
+		if m := e.mark.answer.FindSubmatch(answer); m != nil {
+			e.uid = string(m[1])
+			return atShell
+		}
 	}
 	if passwordPrompt.Match(text) {
 		return atPassword
@@ -317,16 +317,16 @@ func (e *entrance) place() place {
 }
 
 // tail is the end of what came: what a console asks stands there, and a board that
-// starts says a lot before.
+// starts says a lot before, which is not looked at again with each byte.
 func tail(in []byte) []byte { return in[max(0, len(in)-tailMost):] }
 
-// calm is text without the messages of the kernel, in memory of its own.
-func calm(text []byte) []byte {
-	out, from := make([]byte, 0, len(text)), 0
-	for _, at := range kernelText.FindAllIndex(text, -1) {
-		out, from = append(out, text[from:at[0]]...), at[1]
+// marked is what may be the answer to the question where much has come behind it.
+func (e *entrance) marked() []byte {
+	at := bytes.LastIndex(e.in, []byte(e.mark.token))
+	if at < 0 || at >= len(e.in)-tailMost {
+		return nil
 	}
-	return append(out, text[from:]...)
+	return calm(plain(e.in[at:min(at+tailMost, len(e.in))]))
 }
 
 func promptsLogin(text []byte) bool {

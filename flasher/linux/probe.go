@@ -44,9 +44,13 @@ func (d *device) probe(ctx context.Context) error {
 // identity reads who the board is, twice: what the kernel says of it comes from
 // buses that can err. The EFI variable is that of UEFI 2.10, 3.3; four bytes of
 // attributes come before its value. h says what is there. w writes and removes a
-// file where the nearest folder of a path is, if the board is of the right model:
-// nobody is helped by an order's number that is given to a board that cannot keep
-// it.
+// file where the nearest folder of a path is, and has v look at what that is on, if
+// the board is of the right model: nobody is helped by an order's number that is
+// given to a board that cannot keep it.
+//
+// v finds a folder's mount, the last of those with the longest path (proc(5):
+// device, mount point, type, options), and for an overlay that of its upper folder.
+// Where an overlay was made in another tree, that is itself, and nothing is known.
 const identity = `
 r(){ printf %%s "$1";shift;for f do [ -r "$f" ]&&{ tr -cd " -~"<"$f";break;};done;echo;}
 m(){ r m /proc/device-tree/model /sys/firmware/devicetree/base/model /sys/class/dmi/id/product_name;}
@@ -59,9 +63,17 @@ echo "$a";f=/sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e0980
 type openssl>/dev/null 2>&1&&echo o
 [ "$(m)" = m%[3]s ]&&g=1
 h(){ [ ! -e "$1" ]&&[ ! -L "$1" ]||echo "$1";}
-w(){ [ "$g" ]||return 0;d=$1;while [ ! -d "$d" ];do d=${d%%/*};d=${d:-/};done;f=$d/.nameplate
-x=$(dd if=/dev/zero of="$f" bs=16384 count=1 2>&1&&rm -f "$f" 2>&1)||{ rm -f "$f";echo "$x";exit %[4]d;};}
+w(){ [ "$g" ]||return 0;p "$1";f=$w/.nameplate
+x=$(dd if=/dev/zero of="$f" bs=16384 count=1 2>&1&&rm -f "$f" 2>&1)||{ rm -f "$f";echo "$x";exit %[4]d;}
+v "$(cd "$w"&&pwd -P)"||exit %[5]d;}
+v(){ [ -r %[6]s ]||return 0;a=$1 j= k=
+while :;do l=0;while read -r x q t u _;do case $a/ in "${q%%/}"/*)[ ${#q} -lt $l ]||{ l=${#q} k="$x $t $q" b=$u;};;esac;done<%[6]s
+case $k in "$j")return 0;;*" tmpfs /"*|*" ramfs /"*|*" rootfs /"*|/dev/ram[0-9]*|/dev/zram*)return 1;;esac
+j=$k;case ,$b in *,upperdir=*)a=${b##*upperdir=};a=${a%%%%,*};;*)return 0;;esac;done;}
 `
+
+// mounts is what the kernel says that is mounted.
+const mounts = "/proc/mounts"
 
 const tpmDevice = "/dev/tpmrm0"
 
@@ -80,7 +92,7 @@ func (d *device) identify(ctx context.Context) error {
 			trials = append(trials, w)
 		}
 	}
-	script := fmt.Sprintf(identity, o.Interface, statusDiffers, quoted(o.Chip), statusUnwritable)
+	script := fmt.Sprintf(identity, o.Interface, statusDiffers, quoted(o.Chip), statusUnwritable, statusVolatile, mounts)
 	out, status, err := d.shell.each(ctx, syncLimit, script, append(lines, trials...))
 	if err != nil {
 		return fmt.Errorf("identifying board: %w", err)

@@ -6,11 +6,13 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 	"strconv"
 	"strings"
 
 	"nameplate/flasher"
+	"nameplate/flasher/encode/files"
 )
 
 const (
@@ -22,16 +24,23 @@ const (
 )
 
 // ReadBack implements flasher.Device: the files' bytes come back and are digested
-// here; a key signs what is drawn here, and the TPM opens a challenge made here.
+// here, and one that is there with another mode or owner is not what was written; a key signs what is drawn here, and the TPM opens a challenge made here.
 func (d *device) ReadBack(ctx context.Context, items []flasher.Item) (flasher.Manifest, error) {
 	defer d.shell.forget()
-	var names []string
+	var asked []flasher.File
 	for _, it := range items {
-		if it.How == flasher.ByBytes && tidy(it.Name) {
-			names = append(names, it.Name)
+		if it.How != flasher.ByBytes || !tidy(it.Name) {
+			continue
 		}
+		f := flasher.File{Path: it.Name}
+		for _, is := range stored(d.options) {
+			if is.Path == it.Name {
+				f.Mode, f.Owner = files.New(is, nil, false).Mode, is.Owner
+			}
+		}
+		asked = append(asked, f)
 	}
-	files, err := d.readFiles(ctx, names)
+	files, err := d.readFiles(ctx, asked)
 	defer func() {
 		for _, data := range files {
 			clear(data)
@@ -73,21 +82,26 @@ func (d *device) findItem(ctx context.Context, it flasher.Item, files map[string
 	return &is, nil
 }
 
-// reading prints a file's size and its first block, if it is a file; l prints
-// another block.
+// reading prints a file's size, mode, path and first block, if it is a file, and no
+// link to one; l prints another block. The mode is that of ls (POSIX.1-2017, ls,
+// STDOUT), or a word if the owner is not user u and group v, where these are given:
+// as numbers, or as names that i looks up, for which ls may have too little room.
 const reading = `l(){ dd if="$1" bs=%[1]d skip=$2 count=1 2>/dev/null|base64;}
-g(){ [ ! -f "$1" ]||{ echo "$(wc -c<"$1") $1";l "$1" 0;};}
+i(){ [ -z "$1" ]||[ "$1" = "$2" ]||grep -q "^$1:[^:]*:$2:" /etc/$3;}
+g(){ f=$1 u=$2 v=$3;[ ! -f "$f" ]||[ -L "$f" ]||{ set -- $(ls -ln "$f");m=$1;i "$u" "$3" passwd&&i "$v" "$4" group||m=foreign
+echo "$(wc -c<"$f") $m $f";l "$f" 0;};}
 `
 
 var errChanges = errors.New("a file changes while it is read")
 
-// readFiles returns the files that are there and not too large.
-func (d *device) readFiles(ctx context.Context, names []string) (map[string][]byte, error) {
+// readFiles returns the files that are there as they shall be and not too large.
+func (d *device) readFiles(ctx context.Context, asked []flasher.File) (map[string][]byte, error) {
 	files := map[string][]byte{}
-	for some := range slices.Chunk(names, blocksAtOnce) {
+	for some := range slices.Chunk(asked, blocksAtOnce) {
 		script := fmt.Sprintf(reading, blockSize)
-		for _, name := range some {
-			script += "g " + quoted(name) + "\n"
+		for _, f := range some {
+			user, group, _ := strings.Cut(f.Owner, ":")
+			script += fmt.Sprintf("g %s %s %s\n", quoted(f.Path), quoted(user), quoted(group))
 		}
 		a, err := d.shell.run(ctx, runLimit, script)
 		if err != nil {
@@ -106,20 +120,24 @@ func (d *device) readFiles(ctx context.Context, names []string) (map[string][]by
 	return files, nil
 }
 
-// firstBlocks takes what g printed for the files that were asked for: a line with size and name for
-// each, and base64, which has no spaces.
-func firstBlocks(asked []string, out []byte, files map[string][]byte) (map[string]int, error) {
-	sizes := map[string]int{}
+// firstBlocks takes what g printed for the files that were asked for: a line with
+// size, mode and path for each, and base64, which has no spaces. What nobody asked
+// for is refused, so there is room for no more than that.
+func firstBlocks(asked []flasher.File, out []byte, files map[string][]byte) (map[string]int, error) {
+	sizes, seen := map[string]int{}, map[string]bool{}
 	for len(out) > 0 {
 		title, rest, _ := bytes.Cut(out, []byte("\n"))
-		size, name, ok := strings.Cut(strings.TrimSpace(string(title)), " ")
+		size, rights, _ := strings.Cut(strings.TrimSpace(string(title)), " ")
+		mode, name, ok := strings.Cut(rights, " ")
 		n, err := strconv.Atoi(size)
 		if !ok || err != nil || n < 0 {
-			return nil, fmt.Errorf("a line of %d bytes is not size and name of a file", len(title))
+			return nil, fmt.Errorf("a line of %d bytes is not size, mode and name of a file", len(title))
 		}
-		if _, again := sizes[name]; again || !slices.Contains(asked, name) {
+		at := slices.IndexFunc(asked, func(f flasher.File) bool { return f.Path == name })
+		if at < 0 || seen[name] {
 			return nil, errors.New("the board tells of a file that it was not asked for")
 		}
+		seen[name] = true
 		end := 0
 		for end < len(rest) {
 			line, _, _ := bytes.Cut(rest[end:], []byte("\n"))
@@ -132,7 +150,7 @@ func firstBlocks(asked []string, out []byte, files map[string][]byte) (map[strin
 		if err == nil && len(block) > n {
 			err = errChanges
 		}
-		if err == nil && n <= largestFile {
+		if err == nil && n <= largestFile && hasMode(mode, asked[at].Mode) {
 			files[name] = append(make([]byte, 0, n), block...)
 			sizes[name] = n
 		}
@@ -143,6 +161,12 @@ func firstBlocks(asked []string, out []byte, files map[string][]byte) (map[strin
 		out = rest[end:]
 	}
 	return sizes, nil
+}
+
+// hasMode compares what ls says of a file, behind which it may say more, with the
+// mode that it shall have; 0: nobody cares, as long as it is its owner's.
+func hasMode(said string, mode uint32) bool {
+	return mode == 0 && said != "foreign" || strings.HasPrefix(said, fs.FileMode(mode).String())
 }
 
 // readRest returns the whole of a file whose first block is there, in the same

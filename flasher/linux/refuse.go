@@ -201,6 +201,13 @@ func storageRefused(status int, out []byte) *flasher.Refusal {
 	said := strings.TrimSpace(string(plain(out)))
 	err := fmt.Errorf("status %d, the board says %q", status, heard(said))
 	switch {
+	case status == statusVolatile:
+		return &flasher.Refusal{
+			Code:     "filesystem-volatile",
+			Sentence: "What is written to the place for the identity stays in the board's memory, and is gone with its power.",
+			Next:     "If other boards of this product work, set this one aside: its storage is not in its place. Otherwise check the paths in the product file, and the image.",
+			Err:      err,
+		}
 	case status == statusSync:
 		return &flasher.Refusal{
 			Code:     "filesystem-sync-failed",

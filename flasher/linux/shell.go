@@ -57,20 +57,26 @@ const (
 // so what bears it comes from the board and the login that it began with. The
 // history of the shell that we came through forgets our lines. What is in o may be
 // a key: no child inherits it, and no shell that was told to trace its commands
-// shows it. S is fsync where sync takes names, which is found out once: its failure
-// then is final, where the plain sync behind it would answer that all is well. D
-// does a folder, with w all of those above it.
+// shows it. S is fsync where sync takes names, which is found out once, with a
+// folder in memory, because a root that can only be read may not know fsync: a
+// failure then is final, where the plain sync behind it would answer that all is
+// well. p finds the nearest folder that is there, w; D does a folder and those
+// between it and w.
 const prologue = `PATH=/usr/sbin:/usr/bin:/sbin:/bin:$PATH LC_ALL=C RANDFILE=/dev/null;export PATH LC_ALL RANDFILE;umask 077;unset o;set +xv 2>/dev/null
 n=%[1]s o= e=0 s=0 k=0 c=
 y(){ printf %%s "<$n $s $1 $e $o ";h=$(printf %%s "$s $1 $e $o$c"|sha256sum);printf %%s "${h%%"${h#????????????????}"} $n>";}
 z(){ s=$1 e=$2;y 0;}
-Y=;! sync / 2>/dev/null||Y=y
+Y=;! sync /dev 2>/dev/null||Y=y
 S(){ if [ "$Y" ];then sync "$@" 2>/dev/null;else sync 2>/dev/null;fi;}
-D(){ S "$1"||return 1;[ -z "$2" ]||[ "$1" = / ]||{ set -- "${1%%/*}" w;D "${1:-/}" w;};}
+p(){ w=$1;while [ ! -d "$w" ];do w=${w%%/*};w=${w:-/};done;}
+D(){ S "$1"||return 1;[ "$1" = "$w" ]||{ set -- "${1%%/*}";D "${1:-/}";};}
 H=${H:-$HOME/.ash_history};[ -f "$H" ]&&grep -q %[2]s "$H"&&sed -i /%[2]s/d "$H"&&{ [ -s "$H" ]||rm -f "$H";}
-%[3]sm=;for c in base64 cat chmod chown dd mkdir mv printf rm sha256sum sync tr wc;do type $c>/dev/null 2>&1||m="$m $c";done
+%[3]sm=;for c in %[4]s;do type $c>/dev/null 2>&1||m="$m $c";done
 printf %%s "<$n tools$m $n>"
 `
+
+// tools is what a board must have.
+const tools = "base64 cat chmod chown dd grep ls mkdir mv printf rm sha256sum sync tr wc"
 
 // errDamaged: the answer was not to be had whole.
 var errDamaged = errors.New("the answer came damaged each time")
@@ -113,10 +119,10 @@ func newShell(c *console) *shell {
 // prepare tells the shell what it needs. m is in the lines that its history has to
 // forget.
 func (s *shell) prepare(ctx context.Context, m mark, more string) error {
-	said := regexp.MustCompile("<" + s.name + " tools([^<>]*) " + s.name + ">")
+	said := regexp.MustCompile("<" + s.name + " tools((?: (?:" + strings.ReplaceAll(tools, " ", "|") + "))*) " + s.name + ">")
 	for try := 1; ; try++ {
-		tools, err := s.reply(ctx, fmt.Sprintf(prologue, s.name, m.token, more), said)
-		missing := strings.Fields(tools)
+		lacks, err := s.reply(ctx, fmt.Sprintf(prologue, s.name, m.token, more, tools), said)
+		missing := strings.Fields(lacks)
 		switch {
 		case errors.Is(err, errDamaged) && try < runTries:
 			continue
@@ -138,7 +144,7 @@ func (s *shell) reply(ctx context.Context, lines string, want *regexp.Regexp) (s
 	err := s.send(ctx, []byte(lines))
 	for quiet := startLimit; err == nil; quiet = damageLimit {
 		err = s.more(ctx, quiet)
-		if m := want.FindSubmatch(calm(plain(s.in))); m != nil {
+		if m := want.FindSubmatch(calm(plain(tail(s.in)))); m != nil {
 			s.drop(len(s.in))
 			return string(m[len(m)-1]), nil
 		}
@@ -285,16 +291,26 @@ type frame struct {
 // frame finds the first whole frame in what came. One that a message of the kernel
 // fell into is whole without that, or so its checksum says.
 func (s *shell) frame() (frame, bool) {
-	f, used := parseFrame(s.in, s.name, s.said)
+	f, used := s.parse(s.in, &s.sought.in)
 	if !f.sound && bytes.Contains(s.in, []byte("[")) {
-		clear(s.mend)
-		s.mend = calm(s.in)
-		if mended, _ := parseFrame(s.mend, s.name, s.said); mended.sound {
+		s.calm.take(s.in)
+		if mended, _ := s.parse(s.calm.out, &s.sought.calm); mended.sound {
 			f, used = mended, len(s.in)
 		}
 	}
 	s.used = used
 	return f, used > 0
+}
+
+// parse is parseFrame for text that grows: as long as no frame ends in it, only
+// what is new is looked at.
+func (s *shell) parse(text []byte, sought *int) (frame, int) {
+	shut := " " + s.name + ">"
+	if !bytes.Contains(text[max(0, *sought-len(shut)):], []byte(shut)) {
+		*sought = len(text)
+		return frame{}, 0
+	}
+	return parseFrame(text, s.name, s.said)
 }
 
 // parseFrame returns the first frame of shell name in text, and where it ends; 0

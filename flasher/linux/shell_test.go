@@ -138,7 +138,7 @@ func TestScriptsInEachShell(t *testing.T) {
 				t.Errorf("left behind: %q", left)
 			}
 
-			out, status, err := d.shell.each(ctx, runLimit, fmt.Sprintf(identity, "lo", statusDiffers, "''", statusUnwritable),
+			out, status, err := d.shell.each(ctx, runLimit, fmt.Sprintf(identity, "lo", statusDiffers, "''", statusUnwritable, statusVolatile, os.DevNull),
 				[]string{"h /etc/passwd", "h /etc/none", "w " + quoted(dir)})
 			if err != nil || status != 0 || !bytes.Contains(out, []byte("\na00:00:00:00:00:00\n")) ||
 				!bytes.Contains(out, []byte("\n/etc/passwd\n")) || bytes.Contains(out, []byte("none")) {
@@ -202,7 +202,7 @@ func TestFrames(t *testing.T) {
 func FuzzAnswer(f *testing.F) {
 	f.Add([]byte(frameOf("n1", 3, 0, 1, "a")))
 	f.Add([]byte("<n1 3 0 0 0123456789abcdef mExample n1><n1 4"))
-	f.Add([]byte("320 /etc/a\nQUJD\n0 /etc/b\n"))
+	f.Add([]byte("320 -rw-r--r-- /etc/a\nQUJD\n0 -rw------- /etc/b\n"))
 	f.Fuzz(func(t *testing.T, text []byte) {
 		s := &shell{console: newConsole(nil, 115200), name: "n1"}
 		s.take(text)
@@ -211,7 +211,7 @@ func FuzzAnswer(f *testing.F) {
 			t.Errorf("%q counts as %+v", text, fr)
 		}
 		files := map[string][]byte{}
-		sizes, err := firstBlocks([]string{"/etc/a", "/etc/b"}, text, files)
+		sizes, err := firstBlocks([]flasher.File{{Path: "/etc/a"}, {Path: "/etc/b", Mode: 0o600}}, text, files)
 		for name, size := range sizes {
 			if name != "/etc/a" && name != "/etc/b" {
 				t.Errorf("%q was not asked for", name)

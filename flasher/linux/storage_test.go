@@ -67,8 +67,9 @@ func TestWhatTheBoardSaysIsNotRepeated(t *testing.T) {
 
 // A board cannot make the station keep room for files that nobody asked for.
 func TestFilesThatNobodyAskedFor(t *testing.T) {
-	for _, said := range []string{"65536 /etc/b\n", "3 /etc/a\nQUJD\n3 /etc/a\nQUJD\n"} {
-		if _, err := firstBlocks([]string{"/etc/a"}, []byte(said), map[string][]byte{}); err == nil {
+	for _, said := range []string{"65536 -rw------- /etc/b\n", "3 -rw------- /etc/a\nQUJD\n3 -rw------- /etc/a\nQUJD\n",
+		"3 -rw-r--r-- /etc/a\nQUJD\n3 -rw------- /etc/a\nQUJD\n"} {
+		if _, err := firstBlocks([]flasher.File{{Path: "/etc/a", Mode: 0o600}}, []byte(said), map[string][]byte{}); err == nil {
 			t.Errorf("%q was taken", said)
 		}
 	}

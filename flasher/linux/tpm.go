@@ -42,16 +42,21 @@ u(){ dd bs=4096 count=1 <&3 2>/dev/null|base64;}
 [ ! -c ` + tpmDevice + ` ]||command exec 3<>` + tpmDevice + `
 `
 
+// ekIDs is what hardware IDs by an endorsement key are called, by the key's kind: a
+// TPM has one of each, and is not two because two products ask for different ones.
+var ekIDs = map[tpm.Kind]string{tpm.RSA2048: "ek", tpm.P256: "ek-p256", tpm.P384: "ek-p384"}
+
 // openTPM begins the conversation with the board's TPM.
 func (d *device) openTPM(ctx context.Context) error {
-	c, err := tpm.OpenKind(ctx, d, tpm.Kind(cmp.Or(d.options.EK, string(tpm.RSA2048))))
+	kind := tpm.Kind(cmp.Or(d.options.EK, string(tpm.RSA2048)))
+	c, err := tpm.OpenKind(ctx, d, kind)
 	if err != nil {
 		return err
 	}
 	d.tpm = c
 	e := c.Endorsement()
 	d.facts.Endorsement = &e
-	d.facts.HardwareIDs = append(d.facts.HardwareIDs, flasher.HardwareID{Kind: "ek", Value: c.RegistrationID()})
+	d.facts.HardwareIDs = append(d.facts.HardwareIDs, flasher.HardwareID{Kind: ekIDs[kind], Value: c.RegistrationID()})
 	if d.options.Key.In == inTPM {
 		if d.facts.KeyHeld, err = c.KeyHeld(ctx, d.options.Key.Handle); err != nil {
 			return err

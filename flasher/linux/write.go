@@ -21,25 +21,25 @@ const (
 	statusNoKey
 	statusRename
 	statusSync
+	statusVolatile
 )
 
 // writing tells the shell how a file is written: b begins it as a temporary file
 // beside its place, d adds a piece, f compares the SHA-256 over all that was said,
-// path, mode and owner too, gives it owner and mode, brings it to the storage, puts
+// path, mode and owner too, so that nothing goes where another file was begun, gives it owner and mode, brings it to the storage, puts
 // it into its place in one step, and brings the folder to the storage, with those
 // above it where it is new. k keeps the first failure, so that only the end must be
 // waited for; BusyBox's base64 fails with a word and without a status. A temporary
 // file that was left behind is removed first.
-const writing = `b(){ c= f=$1 d=${1%%/*} k=0 w=;d=${d:-/};t=${d%%/}/.${f##*/}.nameplate
-o=$({ [ ! -d "$f" ]||exit %[1]d;[ -d "$d" ]||{ (umask 022;mkdir -p "$d")||exit %[2]d;echo w;};rm -f "$t"&&:>"$t"||exit %[3]d;} 2>&1)||k=$?
-w=$o;[ $k != 0 ]||o=;}
+const writing = `b(){ c= f=$1 d=${1%%/*} k=0;d=${d:-/};t=${d%%/}/.${f##*/}.nameplate;p "$d"
+o=$({ [ ! -d "$f" ]||exit %[1]d;[ -d "$d" ]||(umask 022;mkdir -p "$d")||exit %[2]d;rm -f "$t"&&:>"$t"||exit %[3]d;} 2>&1)||k=$?;}
 d(){ [ $k != 0 ]||o=$({ printf %%s "$1"|base64 -d>>"$t";} 2>&1);[ -z "$o" ]||[ $k != 0 ]||k=%[3]d;}
 f(){ [ $k != 0 ]||o=$({ h=$({ printf %%s "$f $3 $4 ";cat "$t";}|sha256sum)&&[ "${h%%%% *}" = $2 ]||exit %[4]d
 [ -z "$4" ]||chown "$4" "$t"||exit %[5]d
 chmod $3 "$t"||exit %[6]d
 S "$t"||exit %[7]d
 mv -f "$t" "$f"||exit %[6]d
-D "$d" $w||exit %[7]d;} 2>&1)||k=$?
+D "$d"||exit %[7]d;} 2>&1)||k=$?
 [ $k = 0 ]||rm -f "$t";z $1 $k;}
 `
 

@@ -43,11 +43,12 @@ var boardsFault = map[string]bool{
 	"ek-handle-occupied":         true,
 	"ek-not-for-service":         true,
 	"ek-unusable":                true,
-	"hardware-id-unfit":          true,
 	"filesystem-full":            true,
-	"filesystem-sync-failed":     true,
 	"filesystem-read-only":       true,
+	"filesystem-sync-failed":     true,
+	"filesystem-volatile":        true,
 	"flash-verify-failed":        true,
+	"hardware-id-unfit":          true,
 	"key-known":                  true,
 	"key-not-held":               true,
 	"key-not-in-tpm":             true,
@@ -137,7 +138,7 @@ const maxSentence = 500
 func clip(s string) string {
 	s = strings.ToValidUTF8(s, "\uFFFD")
 	if runes := []rune(s); len(runes) > maxSentence {
-		return string(runes[:maxSentence]) + "…"
+		return string(runes[:maxSentence-1]) + "…"
 	}
 	return s
 }

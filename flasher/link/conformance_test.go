@@ -6,6 +6,8 @@ package link_test
 
 import (
 	"bufio"
+	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -13,6 +15,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"nameplate/flasher/link"
 	"nameplate/flasher/link/linktest"
@@ -107,8 +110,28 @@ connection: &board
 			}
 		}
 		return linktest.Harness{
-			Port: port, Far: far.master,
+			Port: patient{port}, Far: far.master,
 			Unplug: func() { stop(); far.unplug() }, State: far.state,
 		}
 	})
+}
+
+// patient opens again for a moment: ser2net may reset a connection that comes
+// while it still lets go of the one before, such as that of Present.
+type patient struct{ link.Port }
+
+func (p patient) Open(ctx context.Context, m link.Mode) (link.Link, error) {
+	again := time.NewTicker(50 * time.Millisecond)
+	defer again.Stop()
+	for tries := 0; ; tries++ {
+		l, err := p.Port.Open(ctx, m)
+		if !errors.Is(err, link.ErrGone) || tries == 20 {
+			return l, err
+		}
+		select {
+		case <-again.C:
+		case <-ctx.Done():
+			return nil, err
+		}
+	}
 }

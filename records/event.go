@@ -327,6 +327,10 @@ type TPMEvidence struct {
 	Nonce  []byte `json:"nonce"`
 	Answer []byte `json:"answer"`
 
+	// Judged is when the certificate was held against what the order asks: one that
+	// was valid then may have expired before the event was written.
+	Judged time.Time `json:"judged"`
+
 	Certificate []byte `json:"certificate,omitempty"` // of the EK, DER
 	// Chain is what led from Certificate to a root that the order accepts, DER,
 	// the root last; empty if nothing did.

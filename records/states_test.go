@@ -111,6 +111,7 @@ func TestUnitComesThrough(t *testing.T) {
 		{"a key in its TPM, all the way", []records.Body{identified, proven, keyInTPM, certified, forTPMKey, begun, verified, passed, released}, records.Released},
 		{"a TPM, all the way", []records.Body{identified, proven, onlyTPM, begun, verified, passed, released, closed, accepted}, records.Released},
 		{"a TPM, proved again and written again", []records.Body{identified, proven, onlyTPM, begun, closed, identified, proven, begun, verified}, records.Verified},
+		{"another kind of endorsement key, nothing claimed", []records.Body{identified, proven, records.EvidenceAccepted{TPM: &records.TPMEvidence{EK: []byte("other")}}}, records.Seen},
 		{"a TPM's claim given back", []records.Body{identified, proven, onlyTPM, givenBack}, records.Seen},
 		{"failed and refused change nothing", []records.Body{identified, records.UnitFailed{}, records.UnitRefused{}}, records.Seen},
 	}
@@ -141,7 +142,7 @@ func TestWhatCannotFollow(t *testing.T) {
 		{"write without a certificate", "there is no identity to write: no live secret or certificate, no proven TPM", []records.Body{identified, ownKey, made, begun}},
 		{"a claim for a TPM that proved nothing", "its TPM has proved nothing", []records.Body{identified, onlyTPM}},
 		{"evidence of nothing", "it speaks of one thing, a TPM or a key", []records.Body{identified, records.EvidenceAccepted{}}},
-		{"another TPM", "its endorsement key is another", []records.Body{identified, proven, records.EvidenceAccepted{TPM: &records.TPMEvidence{EK: []byte("other")}}}},
+		{"another TPM", "its endorsement key is another", []records.Body{identified, proven, onlyTPM, records.EvidenceAccepted{TPM: &records.TPMEvidence{EK: []byte("other")}}}},
 		{"a key of its own, none wanted", "no key of the device is wanted", []records.Body{identified, x509, made}},
 		{"a key in a file, wanted in the TPM", "no key of the device is wanted", []records.Body{identified, proven, keyInTPM, made}},
 		{"a key of its own before the claim", "this cannot follow", []records.Body{identified, made}},

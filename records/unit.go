@@ -153,7 +153,9 @@ func applyUnit(u Unit, e Event, b Body) (Unit, error) {
 			if err := in(Seen, Claimed, Keyed, Issued, Writing, Verified, Passed); err != nil {
 				return u, err
 			}
-			if u.EK != nil && !bytes.Equal(u.EK, b.TPM.EK) {
+			// A TPM has a key of each kind, and the order says which is asked for: a unit
+			// without a claim may come back under another order.
+			if u.State != Seen && u.EK != nil && !bytes.Equal(u.EK, b.TPM.EK) {
 				return u, fmt.Errorf("its endorsement key is another")
 			}
 			u.EK, u.AK = b.TPM.EK, b.TPM.AK

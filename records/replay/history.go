@@ -219,9 +219,12 @@ func (r *run) judge(x *read, last records.Event) {
 		}
 	}
 	r.seal(e)
-	in, open := r.passages[e.Passage]
-	if err := records.CheckPassage(e, open, in); err != nil {
+	p, open := r.passages[e.Passage]
+	if err := records.CheckPassage(e, open, p.in); err != nil {
 		bad(err.Error(), "", "")
+	}
+	if at, some := judged(e); some && (at.Before(p.opened) || at.After(e.Time)) {
+		bad("the TPM was not judged within its passage", fmt.Sprintf("a time from %s to %s", p.opened.Format(time.RFC3339Nano), e.Time.Format(time.RFC3339Nano)), at.Format(time.RFC3339Nano))
 	}
 	var o records.Order
 	if records.ConcernsOrder(e.Kind) {
@@ -252,6 +255,30 @@ func (r *run) judge(x *read, last records.Event) {
 	}
 }
 
+// passage is an open one.
+type passage struct {
+	opened time.Time
+	in     records.UnitID // 0 if none yet
+}
+
+// judged is when the event says that it held a TPM's certificate against the
+// order. What follows from it is for who knows certificates; that it is a time of
+// the passage, and not one that suits the certificate, is seen here.
+func judged(e records.Event) (at time.Time, some bool) {
+	if e.Kind != (records.EvidenceAccepted{}).Kind() {
+		return at, false
+	}
+	b, err := e.Body()
+	if err != nil {
+		return at, false // the fold says so
+	}
+	t := b.(records.EvidenceAccepted).TPM
+	if t == nil {
+		return at, false
+	}
+	return t.Judged, true
+}
+
 // place follows which passages are open: those that hold a slot.
 func (r *run) place(e records.Event, m records.Mark) {
 	p := records.PassageID(m.Owner)
@@ -260,11 +287,12 @@ func (r *run) place(e records.Event, m records.Mark) {
 		if m.Free {
 			delete(r.passages, p)
 		} else {
-			r.passages[p] = 0
+			r.passages[p] = passage{opened: e.Time}
 		}
 	case records.BoardSpace:
-		if _, open := r.passages[p]; open && !m.Free {
-			r.passages[p] = e.Unit
+		if is, open := r.passages[p]; open && !m.Free {
+			is.in = e.Unit
+			r.passages[p] = is
 		}
 	}
 }

@@ -83,7 +83,7 @@ func Run(ctx context.Context, src Source, o Options) (Report, error) {
 		o.Progress = func(Progress) {}
 	}
 	started := time.Now()
-	r := &run{src: src, options: o, names: newNames(), seals: newNames(), orders: map[string]records.Order{}, passages: map[records.PassageID]records.UnitID{},
+	r := &run{src: src, options: o, names: newNames(), seals: newNames(), orders: map[string]records.Order{}, passages: map[records.PassageID]passage{},
 		accepted: map[string]int64{}, report: Report{Station: src.Station(), Origin: src.Origin(), Findings: []Finding{}}}
 	if err := r.history(ctx); err != nil {
 		return Report{}, fmt.Errorf("replaying events: %w", err)
@@ -115,7 +115,7 @@ type run struct {
 	names    *names
 	seals    *names // see sealSpace
 	orders   map[string]records.Order
-	passages map[records.PassageID]records.UnitID // open ones, and the unit in each, 0 if none yet
+	passages map[records.PassageID]passage // open ones
 
 	aboutUnits int64            // events that name a unit
 	folded     atomic.Int64     // events that were found through their units

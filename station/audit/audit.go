@@ -25,10 +25,10 @@ func Checks(root *x509.Certificate, issuing []*x509.Certificate) map[records.Kin
 		records.OrderOpened{}.Kind(): func(_ records.Unit, _ records.Order, _ records.Event, b records.Body) error {
 			return files(b.(records.OrderOpened))
 		},
-		records.EvidenceAccepted{}.Kind(): func(u records.Unit, o records.Order, e records.Event, b records.Body) error {
+		records.EvidenceAccepted{}.Kind(): func(u records.Unit, o records.Order, _ records.Event, b records.Body) error {
 			switch b := b.(records.EvidenceAccepted); {
 			case b.TPM != nil:
-				return tpm(u, o, e.Time, *b.TPM)
+				return tpm(u, o, *b.TPM)
 			case b.Key != nil:
 				return key(u, *b.Key)
 			}

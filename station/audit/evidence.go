@@ -1,11 +1,12 @@
 package audit
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	"nameplate/ca"
 	"nameplate/ca/ek"
@@ -48,21 +49,39 @@ func (f findings) join() error {
 
 // tpm holds what a TPM proved against itself, the unit it is in, and what the
 // order asks of TPMs.
-func tpm(u records.Unit, o records.Order, at time.Time, t records.TPMEvidence) error {
+func tpm(u records.Unit, o records.Order, t records.TPMEvidence) error {
 	var f findings
 	f.wrap("the TPM's proof", evidence.CheckActivation(t.EK, t.AK, t.Nonce, t.Answer))
 	// That no two units have one endorsement key is held by their hardware IDs.
-	id := records.HardwareID{Kind: "ek", Value: ek.RegistrationID(t.EK)}
-	f.check(slices.Contains(u.Hardware, id), "the unit was not identified by this endorsement key, %s", id.Value)
+	id := records.HardwareID{Kind: kindOf(t.EK), Value: ek.RegistrationID(t.EK)}
+	f.check(slices.Contains(u.Hardware, id), "the unit was not identified by this endorsement key, %s", records.HardwareName(id))
 	if o.Terms.Attestation == records.TPM {
 		f.wrap("the endorsement key", ek.ServiceCapable(t.EK))
 	}
-	f.endorsed(o, at, t)
+	f.endorsed(o, t)
 	return f.join()
 }
 
-// endorsed holds the EK certificate against the order's policy.
-func (f *findings) endorsed(o records.Order, at time.Time, t records.TPMEvidence) {
+// kindOf is the kind of the hardware ID that a board has by an endorsement key: a
+// TPM has a key of each kind. Of bytes that are no key others say so.
+func kindOf(public []byte) string {
+	o, err := ek.Decode(public)
+	if err != nil {
+		return "ek"
+	}
+	key, ok := o.Key.(*ecdsa.PublicKey)
+	switch {
+	case !ok:
+		return "ek"
+	case key.Curve == elliptic.P256():
+		return "ek-p256"
+	}
+	return "ek-p384"
+}
+
+// endorsed holds the EK certificate against the order's policy, at the time at which
+// the line did. That this was within the passage is replay's to see.
+func (f *findings) endorsed(o records.Order, t records.TPMEvidence) {
 	named := [3]string{t.Manufacturer, t.Model, t.Version}
 	policy := ek.Policy(o.Terms.EKPolicy)
 	switch policy {
@@ -74,7 +93,7 @@ func (f *findings) endorsed(o records.Order, at time.Time, t records.TPMEvidence
 		f.check(false, "order %q says nothing of EK certificates", o.ID)
 		return
 	}
-	err := ek.Verify(t.Certificate, t.Chain, o.Terms.EKRoots, t.EK, at)
+	err := ek.Verify(t.Certificate, t.Chain, o.Terms.EKRoots, t.EK, t.Judged)
 	switch {
 	case t.Finding == "":
 		f.wrap("the EK certificate", err)
@@ -84,7 +103,7 @@ func (f *findings) endorsed(o records.Order, at time.Time, t records.TPMEvidence
 		f.check(err != nil, "the EK certificate passes, and the evidence says of it: %s", t.Finding)
 	}
 	// Nobody is trusted here: it is for the names alone.
-	said, _ := ek.Check(t.Certificate, nil, t.EK, at)
+	said, _ := ek.Check(t.Certificate, nil, t.EK, t.Judged)
 	f.check(named == [3]string{said.Manufacturer, said.Model, said.Version}, "the EK certificate names the TPM %q, the evidence %q",
 		[]string{said.Manufacturer, said.Model, said.Version}, named)
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"nameplate/ca"
 	"nameplate/ca/ek"
@@ -79,9 +80,9 @@ func TestEvidenceIsCheckedAgain(t *testing.T) {
 		{"no answer", h.gateway.tpm, tpmOf(func(b *records.TPMEvidence) { b.Answer = nil }), unopened},
 		{"endorsement key of another", h.gateway.tpm, tpmOf(func(b *records.TPMEvidence) { b.EK = two.EK }), unopened},
 		{"endorsement key that the board was not identified by", h.gateway.tpm, tpmOf(func(b *records.TPMEvidence) { b.EK = two.EK }),
-			"the unit was not identified by this endorsement key, " + ek.RegistrationID(two.EK)},
+			"the unit was not identified by this endorsement key, ek=" + ek.RegistrationID(two.EK)},
 		{"all of another TPM's evidence", h.gateway.tpm, tpmOf(func(b *records.TPMEvidence) { *b = two }),
-			"the unit was not identified by this endorsement key, " + ek.RegistrationID(two.EK)},
+			"the unit was not identified by this endorsement key, ek=" + ek.RegistrationID(two.EK)},
 		{"endorsement key of another kind", h.gateway.tpm, tpmOf(func(b *records.TPMEvidence) { b.EK = bytes.Clone(b.EK); b.EK[9] ^= 1 }), "its attributes are 0x000300b3"},
 		{"attestation key of another", h.gateway.tpm, tpmOf(func(b *records.TPMEvidence) { b.AK = two.AK }), unopened},
 		{"the endorsement key for an attestation key", h.gateway.tpm, tpmOf(func(b *records.TPMEvidence) { b.AK = b.EK }), "the attestation key is not on P-256"},
@@ -103,7 +104,12 @@ func TestEvidenceIsCheckedAgain(t *testing.T) {
 		{"names of a vendor that is not trusted", h.doubted.tpm, tpmOf(func(b *records.TPMEvidence) { b.Manufacturer = "IFX" }), `the evidence ["IFX" `},
 		{"another answer of a P-384 endorsement key", h.doubted.tpm, tpmOf(func(b *records.TPMEvidence) { b.Answer = flip(b.Answer) }), unopened},
 		{"an order by TPM for a P-384 endorsement key", h.doubted.order, termsOf(func(o *records.Terms) { o.Attestation = records.TPM }), "it is of the template H-3, not L-1"},
-		{"time before the certificate", h.gateway.tpm, func(_ *testing.T, e *records.Event) { e.Time = e.Time.AddDate(-1, 0, 0) }, "it is valid from"},
+		{"endorsement key by which the board was identified as another kind", h.doubted.order + 2, body(func(b *records.UnitIdentified) { b.Hardware[0].Kind = "ek" }),
+			"the unit was not identified by this endorsement key, ek-p384="},
+		{"judged before the certificate", h.gateway.tpm, tpmOf(func(b *records.TPMEvidence) { b.Judged = b.Judged.AddDate(-1, 0, 0) }), "it is valid from"},
+		{"judged before the passage", h.gateway.tpm, tpmOf(func(b *records.TPMEvidence) { b.Judged = b.Judged.Add(-time.Minute) }), "the TPM was not judged within its passage"},
+		{"judged after the event", h.gateway.tpm, tpmOf(func(b *records.TPMEvidence) { b.Judged = b.Judged.Add(time.Minute) }), "the TPM was not judged within its passage"},
+		{"never judged", h.unasked.tpm, tpmOf(func(b *records.TPMEvidence) { b.Judged = time.Time{} }), "the TPM was not judged within its passage"},
 		{"an order that trusts another vendor", h.gateway.order, termsOf(func(o *records.Terms) { o.EKRoots = h.stranger.Fingerprints() }), "which is no root that the order trusts"},
 		{"an order that looks at no certificate", h.gateway.order, termsOf(func(o *records.Terms) { o.EKPolicy = "none" }), "the order looks at no EK certificate, and the evidence says something of one"},
 		{"an order without a policy", h.gateway.order, termsOf(func(o *records.Terms) { o.EKPolicy = "" }), `order "WO-1" says nothing of EK certificates`},

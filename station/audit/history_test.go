@@ -172,7 +172,8 @@ func (h *history) open(s *steps, id string, terms records.Terms, hw ...records.H
 func (p *passage) proveTPM(ctx context.Context, c *tpm.Conversation, policy ek.Policy, roots *ek.Roots) int64 {
 	p.t.Helper()
 	e := c.Endorsement()
-	said, finding, err := ek.Admit(policy, e.Certificate, roots, e.Public, time.Now())
+	judged := time.Now().UTC().Truncate(time.Microsecond)
+	said, finding, err := ek.Admit(policy, e.Certificate, roots, e.Public, judged)
 	must(p.t, err)
 	nonce := make([]byte, evidence.NonceSize)
 	rand.Read(nonce)
@@ -180,7 +181,7 @@ func (p *passage) proveTPM(ctx context.Context, c *tpm.Conversation, policy ek.P
 	must(p.t, err)
 	answer, err := c.Activate(ctx, flasher.Challenge(challenge))
 	must(p.t, err)
-	return p.do(records.EvidenceAccepted{TPM: &records.TPMEvidence{EK: e.Public, AK: e.AK, Nonce: nonce, Answer: answer, Certificate: said.DER, Chain: said.Chain,
+	return p.do(records.EvidenceAccepted{TPM: &records.TPMEvidence{EK: e.Public, AK: e.AK, Nonce: nonce, Answer: answer, Judged: judged, Certificate: said.DER, Chain: said.Chain,
 		Manufacturer: said.Manufacturer, Model: said.Model, Version: said.Version, Finding: finding}})
 }
 
@@ -241,7 +242,7 @@ func (h *history) keyInTPM(ctx context.Context, order string, chip *chips.TPM, k
 	must(h.t, err)
 	defer c.Close(ctx)
 	p := h.open(&s, order, records.Terms{Attestation: records.X509, Key: records.KeyInTPM, RegistrationID: "{serial}", EKPolicy: string(policy), EKRoots: roots.Fingerprints()},
-		records.HardwareID{Kind: "ek", Value: c.RegistrationID()})
+		records.HardwareID{Kind: map[tpm.Kind]string{tpm.RSA2048: "ek", tpm.P384: "ek-p384"}[kind], Value: c.RegistrationID()})
 	s.tpm = p.proveTPM(ctx, c, policy, roots)
 	seq, claimed := p.claim()
 	s.claim = seq

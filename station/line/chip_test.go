@@ -266,6 +266,9 @@ func (b *board) own() *ecdsa.PrivateKey {
 	return b.key
 }
 
+// hardwareKinds are what hardware IDs by an endorsement key are called.
+var hardwareKinds = map[tpm.Kind]string{tpm.RSA2048: "ek", tpm.P256: "ek-p256", tpm.P384: "ek-p384"}
+
 func (v *device) openTPM(ctx context.Context) error {
 	kind := v.driver.ek
 	if kind == "" {
@@ -281,7 +284,7 @@ func (v *device) openTPM(ctx context.Context) error {
 		v.driver.shown(&e)
 	}
 	v.facts.Endorsement = &e
-	v.facts.HardwareIDs = append(slices.Clone(v.facts.HardwareIDs), flasher.HardwareID{Kind: "ek", Value: c.RegistrationID()})
+	v.facts.HardwareIDs = append(slices.Clone(v.facts.HardwareIDs), flasher.HardwareID{Kind: hardwareKinds[kind], Value: c.RegistrationID()})
 	if v.options.Key.In == "tpm" {
 		v.facts.KeyHeld, err = c.KeyHeld(ctx, v.options.Key.Handle)
 	}

@@ -24,6 +24,10 @@ func (p *passage) proveTPM(ctx context.Context, e *flasher.Endorsement) (*record
 	if e == nil {
 		return nil, nil
 	}
+	attester := p.dev.Can().TPM
+	if attester == nil {
+		return nil, fmt.Errorf("letting the TPM prove itself: a device of family %s shows an endorsement key and cannot be asked about it", p.dev.Facts().Family)
+	}
 	if p.job.Attestation == records.TPM {
 		if err := ek.ServiceCapable(e.Public); err != nil {
 			return nil, err
@@ -43,15 +47,15 @@ func (p *passage) proveTPM(ctx context.Context, e *flasher.Endorsement) (*record
 	if err != nil {
 		return nil, err
 	}
-	answer, err := p.dev.Can().TPM.Activate(ctx, flasher.Challenge{Object: c.Object, Secret: c.Secret})
+	answer, err := attester.Activate(ctx, flasher.Challenge{Object: c.Object, Secret: c.Secret})
 	if err != nil {
 		return nil, fmt.Errorf("letting the TPM open a challenge: %w", err)
 	}
 	if err := evidence.CheckActivation(e.Public, e.AK, nonce, answer); err != nil {
 		return nil, err
 	}
-	return &records.TPMEvidence{EK: e.Public, AK: e.AK, Nonce: nonce, Answer: answer, Certificate: vendor.DER, Chain: vendor.Chain,
-		Manufacturer: vendor.Manufacturer, Model: vendor.Model, Version: vendor.Version, Finding: finding}, nil
+	return &records.TPMEvidence{EK: e.Public, AK: e.AK, Nonce: nonce, Answer: answer, Judged: now, Certificate: vendor.DER, Chain: vendor.Chain,
+		Manufacturer: vendor.Manufacturer, Model: vendor.Model, Version: vendor.Version, Finding: clip(finding)}, nil
 }
 
 // now is the ledger's clock.
@@ -94,7 +98,11 @@ func (p *passage) askKey(ctx context.Context) error {
 			if c.SPKI == k.SPKI {
 				return nil, nil
 			}
-			drafts = append(drafts, p.draft(p.id, records.CertificateVoided{Serial: c.Serial, Reason: "its key is no longer on the device"}))
+			reason := "its key is no longer on the device"
+			if p.unit.Manifest != nil {
+				reason += ", to which the certificate may have been written: both may live on in a copy"
+			}
+			drafts = append(drafts, p.draft(p.id, records.CertificateVoided{Serial: c.Serial, Reason: reason}))
 		}
 		return append(drafts, p.draft(p.id, records.EvidenceAccepted{Key: &k})), nil
 		// If we stop here: the key waits on the device for its certificate.

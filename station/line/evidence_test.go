@@ -13,6 +13,7 @@ import (
 	"nameplate/ca/ek"
 	chips "nameplate/fixtures/tpm"
 	"nameplate/flasher"
+	"nameplate/flasher/link"
 	"nameplate/flasher/tpm"
 	"nameplate/records"
 )
@@ -361,6 +362,67 @@ func TestOtherKindsOfEK(t *testing.T) {
 		})
 	}
 }
+
+// One TPM has an endorsement key of each kind. A board without a claim goes on under
+// an order that asks for another; one with a claim is finished under its own order.
+func TestOneTPMUnderTwoKindsOfOrders(t *testing.T) {
+	d := &fakeDriver{}
+	s := newStation(t, d)
+	s.policy = ek.None
+	year := s.clock.now().AddDate(1, 0, 0)
+	first, second := s.orderAs("first", tpmKey, 1, year), s.orderAs("second", tpmKey, 1, year)
+	d.at(asking, func(context.Context, *board) error { s.book.die(); return s.book.unknown() })
+	claimed, b := withTPM(t, "claimed", "genuine"), withTPM(t, "b", "other")
+	s.dies(at(claimed), first)
+	s.restart()
+	wantVerdict(t, s.passage(at(b), first), records.Error, "order-exhausted")
+	d.ek = tpm.P256
+	from := s.size()
+	s.wantRefusal(s.passage(at(claimed), second), from, refusal{records.Error, "board-other-order", "Unit U4 holds first-a000001 of order first.",
+		"Finish it under order first.", known})
+	wantVerdict(t, s.passage(at(b), second), records.Pass, "")
+	s.holds(b, s.units()[1])
+	s.oneIdentity(second, 1)
+	d.ek = ""
+	wantVerdict(t, s.passage(at(claimed), first), records.Pass, "")
+	s.oneIdentity(first, 1)
+}
+
+// An EK certificate that expires between the look at it and the event was good, and
+// stays so.
+func TestEKCertificateExpiresMeanwhile(t *testing.T) {
+	const years = 100
+	d := &fakeDriver{}
+	s := newStation(t, d)
+	order, b := s.orderAs("long", records.TPM, 1, s.clock.now().AddDate(2*years, 0, 0)), withTPM(t, "a", "genuine")
+	d.at(activating, func(context.Context, *board) error {
+		s.clock.set(years * 365 * 24 * time.Hour)
+		return nil
+	})
+	wantVerdict(t, s.passage(at(b), order), records.Pass, "")
+	s.oneIdentity(order, 1)
+}
+
+// A driver that shows an endorsement key and asks no TPM gets no further, and stops
+// nobody.
+func TestNobodyToAskForAProof(t *testing.T) {
+	s := newStation(t, mute{&fakeDriver{}})
+	order := s.order(records.TPM, 1)
+	wantVerdict(t, s.passage(at(withTPM(t, "a", "genuine")), order), records.Error, "station-error")
+	s.unclaimed(order)
+}
+
+// mute finds boards whose TPM cannot be asked.
+type mute struct{ *fakeDriver }
+
+func (d mute) Probe(ctx context.Context, p link.Port, o flasher.Options) (flasher.Device, error) {
+	v, err := d.fakeDriver.Probe(ctx, p, o)
+	return muteDevice{v}, err
+}
+
+type muteDevice struct{ flasher.Device }
+
+func (muteDevice) Can() flasher.Powers { return flasher.Powers{} }
 
 // A clock that was set back gives no claim and no certificate, whatever the board
 // proves; a board that needs neither any more is finished.

@@ -12,6 +12,7 @@ import (
 	"encoding/asn1"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 
 	"nameplate/flasher"
@@ -330,6 +331,12 @@ func TestLostKey(t *testing.T) {
 				}
 				if before.Cert != nil && u.Cert.Serial == before.Cert.Serial {
 					t.Error("the certificate is for the lost key")
+				}
+				for _, e := range s.events() {
+					// It belongs on a revocation list only if it has left the station.
+					if v, ok := s.body(e).(records.CertificateVoided); ok && strings.Contains(v.Reason, "may live on") != (before.Manifest != nil) {
+						t.Errorf("the certificate is void because %s", v.Reason)
+					}
 				}
 				s.holds(b, u)
 				s.oneIdentity(order, 1)

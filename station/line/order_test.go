@@ -1,6 +1,7 @@
 package line_test
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"sync"
@@ -112,6 +113,31 @@ func (s *station) passage2(name string, b *board, order string) line.Status {
 	w := s.slot(name, at(b), nil)
 	defer w.end(nil)
 	return w.pass(order)
+}
+
+// P6: boards that fail before anything was made for them use up no order; what they
+// had claimed goes to the next. A claim whose board may be good waits for it.
+func TestP6BadBoardsUseUpNoOrder(t *testing.T) {
+	d := &fakeDriver{request: func(r *flasher.KeyRequest) { r.CSR = r.CSR[:len(r.CSR)-1] }}
+	s := newStation(t, d)
+	order := s.order(ownKey, 1)
+	for i := range 3 {
+		wantVerdict(t, s.passage(at(newBoard(fmt.Sprint("bad-", i))), order), records.Fail, "csr-unreadable")
+		if live := s.live(order); live != 0 {
+			t.Fatalf("%d of the quota are used after %d bad boards", live, i+1)
+		}
+	}
+	d.request = nil
+	good := at(newBoard("good"))
+	d.at(asking, func(context.Context, *board) error { return errBroken })
+	wantVerdict(t, s.passage(good, order), records.Error, "station-error")
+	wantVerdict(t, s.passage(at(newBoard("late")), order), records.Error, "order-exhausted")
+	st := s.passage(good, order)
+	wantVerdict(t, st, records.Pass, "")
+	if st.RegistrationID != "x509-device-a000001" {
+		t.Errorf("the board became %s", st.RegistrationID)
+	}
+	s.oneIdentity(order, 1)
 }
 
 // P1 and P6 with everything at once: 24 boards through 8 slots, some of them

@@ -1,8 +1,10 @@
 package line_test
 
 import (
+	"bytes"
 	"context"
 	"slices"
+	"strings"
 	"testing"
 
 	"nameplate/ca"
@@ -267,6 +269,46 @@ func TestIssuerIsTheOrders(t *testing.T) {
 		"The issuing CA of " + customer + " is not the one that order " + order + " was opened with.",
 		"Start the station again; if that does not help, close the order and open a new one.",
 		slices.Concat(p[:slices.Index(p, "identity.claimed")+1], unread[1:])})
+}
+
+// A hardware ID stays for ever and goes to the customer: what is none is not
+// written down, and what the board said instead only as a quotation.
+func TestHostileHardwareIDs(t *testing.T) {
+	for said, quoted := range map[string]string{
+		"abc\x01def":                      `"abc\x01def"`,
+		"abc\xffdef":                      `"abc\xffdef"`,
+		"gw4\u202e\u009b31m":              `"gw4\u202e\u009b31m"`,
+		"ab" + strings.Repeat("c", 70000): `"ab` + strings.Repeat("c", 62) + `"`,
+		"":                                `""`,
+	} {
+		s := newStation(t, &fakeDriver{})
+		order, from := s.order(records.SymmetricKey, 1), s.size()
+		bad := newBoard("bad", mac("02:00:00:00:00:01"), flasher.HardwareID{Kind: "serial-number", Value: said})
+		s.wantRefusal(s.passage(at(bad), order), from, refusal{records.Fail, "hardware-id-unfit",
+			"The board gives " + quoted + ` as its "serial-number", which is no hardware ID: 1 to 128 printable ASCII characters.`,
+			"Set the board aside and report it to the board's supplier.", unread})
+		s.unclaimed(order)
+		for _, e := range s.events() {
+			if b, ok := s.body(e).(records.UnitRefused); ok && (len(b.Hardware) != 1 || b.Hardware[0].Kind != "mac") {
+				t.Errorf("%q: the refusal is of %v", said, b.Hardware)
+			}
+			if bytes.Contains(e.Data, []byte("ufffd")) || len(e.Data) > 1000 {
+				t.Errorf("%q: %s holds %.200s", said, e.Kind, e.Data)
+			}
+		}
+	}
+}
+
+// What a board says may come to stand in a sentence; what is recorded of it is text
+// and ends.
+func TestSentencesEnd(t *testing.T) {
+	d := &fakeDriver{}
+	s := newStation(t, d)
+	d.at(probing, func(context.Context, *board) error {
+		return &flasher.Refusal{Code: "chip-unknown", Sentence: strings.Repeat("x\xff", 1000), Next: "Set the board aside."}
+	})
+	order, from := s.order(records.X509, 1), s.size()
+	s.wantRefusal(s.passage(at(newBoard("a")), order), from, refusal{records.Fail, "chip-unknown", strings.Repeat("x\uFFFD", 249) + "x…", "Set the board aside.", unread})
 }
 
 // What other parts refuse reaches the operator in their words; what breaks

@@ -52,8 +52,8 @@ func (p *passage) identify(ctx context.Context) (Result, error) {
 		return []records.Draft{d}, nil
 		// If we stop here: the same hardware IDs give the same unit.
 	})
-	if err != nil || proven == nil {
-		return Continue, err
+	if err != nil || proven == nil || p.unit.State != records.Seen && p.unit.Order != p.order {
+		return Continue, err // the claim turns away what another order has claimed
 	}
 	return Continue, p.fact(ctx, records.EvidenceAccepted{TPM: proven})
 	// If we stop here: the TPM is asked again when the unit comes back.

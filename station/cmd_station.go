@@ -13,7 +13,6 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
-	"unicode"
 
 	"nameplate/flasher/link"
 	"nameplate/records"
@@ -226,7 +225,7 @@ func table[T any](g *globals, head string, rows []T, cells func(T) []any) error 
 			if i > 0 {
 				fmt.Fprint(w, "\t")
 			}
-			fmt.Fprint(w, plain(fmt.Sprint(c)))
+			fmt.Fprint(w, web.Plain(fmt.Sprint(c)))
 		}
 		fmt.Fprintln(w)
 	}
@@ -237,15 +236,4 @@ func table[T any](g *globals, head string, rows []T, cells func(T) []any) error 
 		fmt.Fprintln(g.out, strings.TrimRight(line, " \n"))
 	}
 	return nil
-}
-
-// plain takes out what would steer a terminal: a board can bring any bytes, and
-// some come to stand in a sentence.
-func plain(s string) string {
-	return strings.Map(func(r rune) rune {
-		if unicode.IsControl(r) {
-			return '\uFFFD'
-		}
-		return r
-	}, s)
 }

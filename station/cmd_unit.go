@@ -86,11 +86,11 @@ func showUnit(w io.Writer, u records.Unit, events []records.Event) {
 		}
 	}
 	for _, id := range unit.Hardware {
-		fmt.Fprintf(w, "%-16s %s\n", id.Kind, web.Plain(id.Value))
+		fmt.Fprintf(w, "%-16s %s\n", web.Plain(id.Kind), web.Plain(id.Value))
 	}
 	fmt.Fprintln(w)
 	for _, e := range events {
 		line := web.Event(e)
-		fmt.Fprintf(w, "%8d  %s  %-20s %-18s %s\n", line.Seq, line.Time.Format(time.RFC3339), line.Kind, line.Actor, web.Plain(line.Text))
+		fmt.Fprintf(w, "%8d  %s  %-20s %-18s %s\n", line.Seq, line.Time.Format(time.RFC3339), line.Kind, web.Plain(line.Actor), web.Plain(line.Text))
 	}
 }

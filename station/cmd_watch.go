@@ -12,6 +12,7 @@ import (
 
 	"nameplate/records"
 	"nameplate/station/api"
+	"nameplate/station/web"
 
 	"github.com/mattn/go-isatty"
 	"golang.org/x/term"
@@ -63,7 +64,7 @@ type view struct {
 
 // put takes a slot's new state and returns the old one.
 func (v *view) put(s api.Slot) (old api.Slot) {
-	s.Sentence, s.Next = plain(s.Sentence), plain(s.Next)
+	s.Sentence, s.Next = web.Plain(s.Sentence), web.Plain(s.Next)
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	for i := range v.slots {

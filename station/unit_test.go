@@ -59,3 +59,18 @@ func TestShowUnit(t *testing.T) {
 		golden(t, name, shown.String())
 	}
 }
+
+// What a board or a person brought is shown and not obeyed.
+func TestShowUnitSteersNoTerminal(t *testing.T) {
+	const steers = "a\x1b]0;title\a\u009b31m\u202eb"
+	data, err := json.Marshal(records.UnitFailed{Step: "identify", Code: "x", Sentence: "The board says " + steers})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var shown bytes.Buffer
+	showUnit(&shown, records.Unit{ID: 3, Chip: steers, Hardware: []records.HardwareID{{Kind: steers, Value: steers}}},
+		[]records.Event{{Seq: 4, Time: noon, Actor: records.Actor{Kind: "badge", ID: steers}, Kind: records.UnitFailed{}.Kind(), Data: data}})
+	if text := shown.String(); strings.ContainsAny(text, "\x1b\a\u009b\u202e") || strings.Count(text, "a\uFFFD]0;title") != 5 {
+		t.Errorf("%q", text)
+	}
+}

@@ -439,10 +439,13 @@ func TestWriteRefusals(t *testing.T) {
 		wantRefusal(t, err, "batch-empty")
 	})
 	for name, edit := range map[string]func(*records.Unit){
-		"unit U1 is passed, not released":                                                func(u *records.Unit) { u.State = records.Passed },
-		"unit U1 belongs to customer customer-b":                                         func(u *records.Unit) { u.Customer = "customer-b" },
-		"unit U1 is of order order-2, which is not among those given":                    func(u *records.Unit) { u.Order = "order-2" },
-		"writing batch: unit U1: serial is not printable text":                           func(u *records.Unit) { u.Serial = "A\n1" },
+		"unit U1 is passed, not released":                             func(u *records.Unit) { u.State = records.Passed },
+		"unit U1 belongs to customer customer-b":                      func(u *records.Unit) { u.Customer = "customer-b" },
+		"unit U1 is of order order-2, which is not among those given": func(u *records.Unit) { u.Order = "order-2" },
+		"writing batch: unit U1: serial is not printable text":        func(u *records.Unit) { u.Serial = "A\n1" },
+		"writing batch: unit U1: its line has 120235 bytes, more than the 65536 that a verifier reads": func(u *records.Unit) {
+			u.Hardware[0].Value = strings.Repeat("<", 20_000) // JSON writes six bytes for each
+		},
 		"writing batch: unit U1 was released without a certificate":                      func(u *records.Unit) { u.Attestation = records.X509 },
 		`writing batch: unit U1 has attestation "none", which this format does not know`: func(u *records.Unit) { u.Attestation = "none" },
 	} {

@@ -226,7 +226,11 @@ func (w *writer) rows(ctx context.Context) (int, []File, error) {
 		if err != nil {
 			return 0, nil, err
 		}
-		sheet.Write(csvLine(row.fields()))
+		cells := csvLine(row.fields())
+		if long := max(len(line), len(cells)); long > maxLine {
+			return 0, nil, fmt.Errorf("writing batch: unit %s: its line has %d bytes, more than the %d that a verifier reads", u.ID, long, maxLine)
+		}
+		sheet.Write(cells)
 		lines.Write(line)
 		sheet.rows++
 		lines.rows++

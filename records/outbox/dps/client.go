@@ -22,6 +22,7 @@ import (
 	"net/url"
 	"regexp"
 	"strconv"
+	"sync"
 	"time"
 
 	"nameplate/records"
@@ -63,6 +64,11 @@ type Client struct {
 	pace     *outbox.Pace
 	tokens   *tokens
 	http     *http.Client
+
+	mu sync.Mutex
+	// unseen counts, by registration ID, how often the service called an item a
+	// conflict and then held nothing under its ID.
+	unseen map[string]int
 }
 
 var _ outbox.Pusher = (*Client)(nil)
@@ -84,7 +90,7 @@ func New(c Config) (*Client, error) {
 		return nil, err
 	}
 	return &Client{
-		base: "https://" + net.JoinHostPort(host, port), settings: c.Settings, pace: c.Pace,
+		base: "https://" + net.JoinHostPort(host, port), settings: c.Settings, pace: c.Pace, unseen: map[string]int{},
 		tokens: &tokens{host: host, policy: c.Policy, key: c.Key},
 		http: &http.Client{
 			Timeout: callLimit,

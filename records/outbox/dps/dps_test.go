@@ -286,6 +286,59 @@ func TestConflictByHand(t *testing.T) {
 	}
 }
 
+// TestEnrolledElsewhere: the service will not enroll a key twice, and holds nothing
+// under the item's ID. Now and then that is a coincidence; again and again it is a
+// conflict, which no further try will end.
+func TestEnrolledElsewhere(t *testing.T) {
+	cert, _ := withCertificate(t, 2)
+	for what, it := range map[string]outbox.Item{"endorsement key": withTPM(t, 1), "certificate": cert} {
+		t.Run(what, func(t *testing.T) {
+			var there, body string
+			status := http.StatusNotFound
+			client := answering(t, func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("Content-Type", "application/json")
+				switch {
+				case r.Method == http.MethodPost && there != "":
+					io.WriteString(w, there)
+				case r.Method == http.MethodPost:
+					fmt.Fprintf(w, `{"isSuccessful":false,"errors":[{"registrationId":%q,"errorCode":409001,"errorStatus":"exists"}]}`, it.RegistrationID)
+				default:
+					w.WriteHeader(status)
+					io.WriteString(w, body)
+				}
+			})
+			sentence := fmt.Sprintf("The service calls %s a conflict, and holds nothing of that name: its %s seems to be enrolled under another ID.", it.RegistrationID, what)
+			wait := func(times int) {
+				t.Helper()
+				for n := range times {
+					if a := push(t, client, it)[0]; a.Outcome != outbox.Later || a.Refusal.Code != "enrollment-later" || a.Refusal.Sentence != sentence {
+						t.Fatalf("answer %d = %+v, %v", n, a, a.Refusal)
+					}
+				}
+			}
+			const missing = `{"errorCode":404201,"trackingId":"t-1","message":"Enrollment not found."}`
+			body = missing
+			wait(4)
+			there = `{"isSuccessful":true,"errors":[]}` // and the count begins anew
+			if a := push(t, client, it)[0]; a.Outcome != outbox.Accepted {
+				t.Fatalf("answer = %+v, %v", a, a.Refusal)
+			}
+			there = ""
+			wait(4)
+			body = "<html>not found</html>" // a proxy's, which says nothing of the enrollment
+			if a := push(t, client, it)[0]; a.Outcome != outbox.Later || a.Refusal.Code != "service-strange" {
+				t.Fatalf("answer = %+v, %v", a, a.Refusal)
+			}
+			body = missing
+			if a := push(t, client, it, symmetric(3)); a[0].Outcome != outbox.Refused || a[0].Refusal.Code != "enrollment-conflict" || a[0].Refusal.Sentence != sentence ||
+				!strings.HasPrefix(a[0].Refusal.Next, "Find the enrollment with this "+what) || a[1].Outcome != outbox.Accepted {
+				t.Errorf("answers = %+v, %v", a, a[0].Refusal)
+			}
+			wait(1) // a person has it tried again
+		})
+	}
+}
+
 // scripted is a client of a server that answers 200 with the given bodies.
 func scripted(t *testing.T, bodies map[string]string) *dps.Client {
 	return answering(t, func(w http.ResponseWriter, r *http.Request) {

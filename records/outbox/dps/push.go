@@ -55,6 +55,8 @@ func (c *Client) Push(ctx context.Context, items []outbox.Item) ([]outbox.Answer
 			answer = c.compare(ctx, it)
 		case bad:
 			answer = refusedItem(it, e)
+		default:
+			c.settled(it)
 		}
 		answers[places[n]] = answer
 	}
@@ -82,6 +84,9 @@ func refusedItem(it outbox.Item, e bulkError) outbox.Answer {
 // before, perhaps by a station that stopped before it could write that down.
 func (c *Client) compare(ctx context.Context, it outbox.Item) outbox.Answer {
 	e, differs, err := c.look(ctx, it)
+	if errors.Is(err, errUnknown) {
+		return c.elsewhere(it)
+	}
 	if err != nil {
 		later := outbox.Answer{Outcome: outbox.Later}
 		if call := (*outbox.CallError)(nil); errors.As(err, &call) {
@@ -91,12 +96,43 @@ func (c *Client) compare(ctx context.Context, it outbox.Item) outbox.Answer {
 		}
 		return later
 	}
+	c.settled(it)
 	if differs == "" {
 		return outbox.Answer{Outcome: outbox.Accepted, Found: true, ETag: etagForm.FindString(e.ETag)}
 	}
 	return outbox.Answer{Outcome: outbox.Refused, Refusal: &records.Refusal{Code: "enrollment-conflict",
 		Sentence: fmt.Sprintf("The service holds another enrollment under %s: %s.", it.RegistrationID, differs),
 		Next:     "Find out whose it is. Delete it at the service only if no device uses it, then retry the enrollment."}}
+}
+
+// unseenLimit is after how many conflicts with nothing an item is set aside. One or
+// two are an enrollment that was deleted between two calls, or a service whose parts
+// do not agree yet.
+const unseenLimit = 5
+
+// elsewhere judges a conflict with nothing: what a device proves itself with can be
+// enrolled once, and here it is under another ID.
+func (c *Client) elsewhere(it outbox.Item) outbox.Answer {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	what := map[string]string{records.TPM: "endorsement key", records.X509: "certificate", records.SymmetricKey: "key"}[it.Attestation]
+	r := &records.Refusal{Code: "enrollment-later", Next: "The station tries again by itself.",
+		Sentence: fmt.Sprintf("The service calls %s a conflict, and holds nothing of that name: its %s seems to be enrolled under another ID.", it.RegistrationID, what)}
+	if c.unseen[it.RegistrationID]++; c.unseen[it.RegistrationID] < unseenLimit {
+		return outbox.Answer{Outcome: outbox.Later, Refusal: r}
+	}
+	delete(c.unseen, it.RegistrationID)
+	r.Code = "enrollment-conflict"
+	r.Next = "Find the enrollment with this " + what + " at the service. Delete it only if no device uses it, then retry the enrollment."
+	return outbox.Answer{Outcome: outbox.Refused, Refusal: r}
+}
+
+// settled forgets the conflicts of an item of which the service has now said
+// something plain.
+func (c *Client) settled(it outbox.Item) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.unseen, it.RegistrationID)
 }
 
 // look fetches the enrollment and says in what it differs from the item's.

@@ -1,6 +1,7 @@
 package dps
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"regexp"
@@ -8,6 +9,9 @@ import (
 	"nameplate/records"
 	"nameplate/records/outbox"
 )
+
+// errUnknown: the service itself says that there is no such thing.
+var errUnknown = errors.New("the service does not know what it was asked for")
 
 // trouble judges an answer that is not 200.
 func (c *Client) trouble(a answer) *outbox.CallError {
@@ -36,6 +40,9 @@ func (c *Client) trouble(a answer) *outbox.CallError {
 		e.Trouble, e.Refusal.Code = outbox.Strange, "service-strange"
 		e.Refusal.Sentence = fmt.Sprintf("What answers as %s does not answer like a provisioning service (status %d%s).", c.tokens.host, a.status, said)
 		e.Refusal.Next = "Check the endpoint in the customer's settings and any proxy; the station tries again by itself."
+		if a.status == http.StatusNotFound && ours {
+			e.Refusal.Err = errUnknown
+		}
 	}
 	return e
 }
